@@ -1,0 +1,42 @@
+# Everything a person or CI does with this tree. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint check docs lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## .venv and the Debian packages that the tests and the demo need (idempotent)
+	@./setup.sh
+
+demo: setup ## show the main job: find containers, measure, push
+	@$(BIN)/python -m demo
+
+test: setup ## every test, with a real Docker engine that is started privately and stopped
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint test ## lint and test
+
+docs: setup ## regenerate docs/metrics.md from the catalogue
+	@$(BIN)/falcon-agent metrics --markdown > docs/metrics.md
+
+lock: setup ## renew the lock files from pyproject.toml
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --extra dev -c requirements.lock \
+	  pyproject.toml -o requirements-dev.lock
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

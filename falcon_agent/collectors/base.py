@@ -1,0 +1,67 @@
+"""What a collector is: one subject, one module, data about its metrics and a function that yields samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from falcon_agent.cgroupfs import Cgroup
+    from falcon_agent.container import Container
+    from falcon_agent.metric import Metric, Sample
+    from falcon_agent.procfs.process import Process
+
+
+@dataclass(slots=True)
+class Target:
+    """A container, opened for measuring.
+
+    The runner opens it when the container appears and closes it when it leaves. For collectors of scope `netns`
+    it is the one container that stands for its network namespace.
+
+    Attributes:
+        container: what discovery knows.
+        process: its first process, bound to /proc/PID.
+        cgroup: its cgroup, in whatever layout the host has.
+    """
+
+    container: Container
+    process: Process
+    cgroup: Cgroup
+
+
+class Collector(Protocol):
+    """A subject that can be measured.
+
+    Attributes:
+        name: as in `[collectors] enabled`.
+        scope: `container`: asked once per container; `netns`: once per network namespace that is not the host's;
+            `host`: once per cycle, with no target.
+        metrics: everything it may yield.
+    """
+
+    name: str
+    scope: Literal["container", "netns", "host"]
+    metrics: tuple[Metric, ...]
+
+    def begin(self, targets: Sequence[Target]) -> None:
+        """Called once at the start of each cycle with all targets of its scope, for what is cheaper at once.
+
+        Errors: as `collect`; then the collector yields nothing in this cycle.
+        """
+
+    def collect(self, target: Target | None) -> Iterable[Sample]:
+        """Measure one target now. What is not known is left out: never 0 or -1 for it.
+
+        Raises:
+            GoneError: the container ended meanwhile (nothing is reported, nothing is wrong).
+            FalconAgentError: it could not be measured; counted and logged by the runner, others go on.
+        """
+
+    def forget(self, target: Target) -> None:
+        """The container left: drop what was kept for it (by `target.container.key`)."""
+
+    def absent(self, metric: Metric, target: Target) -> str | None:
+        """Why `metric` had no value for `target` in the last cycle, in words, or None if nothing is known."""

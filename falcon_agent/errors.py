@@ -1,0 +1,48 @@
+"""Every error this program raises on purpose.
+
+A message begins with "cannot ..." and says what could not be done, where, and what the reader can do about it.
+"""
+
+from __future__ import annotations
+
+
+class FalconAgentError(Exception):
+    """Base of all errors that are expected; a command prints it without a traceback."""
+
+
+class KernelFileError(FalconAgentError):
+    """A file of /proc, /sys or a netlink answer could not be had; `path` says which."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot read {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class GoneError(KernelFileError):
+    """The process, cgroup or namespace behind the file went away (ENOENT, ENODEV, ESRCH): not a fault."""
+
+
+class DeniedError(KernelFileError):
+    """The kernel refused (EACCES, EPERM): a privilege is missing."""
+
+
+class ParseError(FalconAgentError):
+    """A kernel file does not have the documented form."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"cannot parse {source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class ConfigError(FalconAgentError):
+    """The configuration cannot be used; the message lists file, key, what was found and what is allowed."""
+
+
+class RuntimeUnavailableError(FalconAgentError):
+    """A container runtime did not answer, or not sensibly: absent, refusing, hanging or speaking garbage."""
+
+
+class TransferError(FalconAgentError):
+    """A transfer did not take a push: unreachable, hanging, or answering something else than the contract says."""

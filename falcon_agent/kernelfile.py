@@ -1,0 +1,112 @@
+"""Reading files of /proc, /sys and cgroupfs: to the end, bounded, with typed errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from falcon_agent.errors import DeniedError, GoneError, KernelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK = 65536
+MAX_BYTES = 16 * 1024 * 1024
+"""No kernel file that this program reads is larger; a fixture or a bind mount in its place might be."""
+
+_GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.ENOTDIR})
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+
+_recordings: list[list[tuple[str, bytes]]] = []
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[str, bytes]]]:
+    """Collect `(path, content)` of everything that is read inside the block, in order.
+
+    `falcon-agent explain` shows the very bytes that a number was computed from. Sources that are no files
+    (netlink answers) add themselves with `note`.
+    """
+    seen: list[tuple[str, bytes]] = []
+    _recordings.append(seen)
+    try:
+        yield seen
+    finally:
+        # By identity: two recordings may hold equal content.
+        _recordings[:] = [kept for kept in _recordings if kept is not seen]
+
+
+def note(path: str, content: bytes) -> None:
+    """Tell the active recordings what was read from `path`."""
+    for seen in _recordings:
+        seen.append((path, content))
+
+
+def is_recording() -> bool:
+    """Whether anybody listens to `note`; spares building its arguments."""
+    return bool(_recordings)
+
+
+def read_error(path: str, error: OSError) -> KernelFileError:
+    """The typed error for an `OSError` met at `path`: gone, denied or failed."""
+    reason = error.strerror or str(error)
+    if error.errno in _GONE:
+        return GoneError(path, reason)
+    if error.errno in _DENIED:
+        return DeniedError(path, reason)
+    return KernelFileError(path, reason)
+
+
+def read_to_eof(path: str, *, dir_fd: int | None = None, base: str = "", limit: int = MAX_BYTES) -> bytes:
+    """The whole content of a kernel file.
+
+    One read may be short however large the buffer (procfs hands out a page or a record at a time), so this
+    reads until the kernel says end of file.
+
+    Args:
+        path: file to read, relative to `dir_fd` if that is given.
+        dir_fd: an open directory; one on /proc/PID keeps naming the same process when the pid is reused.
+        base: what `dir_fd` stands for, for messages.
+        limit: more bytes than this is an error, so that nothing can fill the memory.
+
+    Raises:
+        GoneError: the file, process or cgroup is not there (any more).
+        DeniedError: a privilege is missing.
+        KernelFileError: anything else, or more than `limit` bytes.
+    """
+    name = f"{base}/{path}" if base else path
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, dir_fd=dir_fd)
+    except OSError as error:
+        raise read_error(name, error) from None
+    try:
+        content = os.read(fd, _CHUNK)
+        if content:
+            parts = [content]
+            size = len(content)
+            while more := os.read(fd, _CHUNK):
+                parts.append(more)
+                size += len(more)
+                if size > limit:
+                    raise KernelFileError(name, f"larger than {limit} bytes")
+            if len(parts) > 1:
+                content = b"".join(parts)
+    except OSError as error:
+        raise read_error(name, error) from None
+    finally:
+        os.close(fd)
+    if len(content) > limit:
+        raise KernelFileError(name, f"larger than {limit} bytes")
+    if _recordings:
+        note(name, content)
+    return content
+
+
+def read_optional(path: str, *, dir_fd: int | None = None, base: str = "", limit: int = MAX_BYTES) -> bytes | None:
+    """Like `read_to_eof`, but None where the file is absent (an older kernel, a controller that is off)."""
+    try:
+        return read_to_eof(path, dir_fd=dir_fd, base=base, limit=limit)
+    except GoneError:
+        return None

@@ -1,0 +1,85 @@
+"""What a metric is, and the record that goes over the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+CounterType: TypeAlias = Literal["GAUGE", "COUNTER"]
+
+Tags: TypeAlias = tuple[tuple[str, str], ...]
+"""The tags that one sample adds, `(key, value)`, e.g. `(("iface", "eth0"),)`; most samples add none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a metric's number comes from.
+
+    Attributes:
+        file: last part of the path of the kernel file, e.g. `cpu.stat` or `net/sockstat`; for netlink its name,
+            e.g. `sock_diag`.
+        keys: the words that begin the lines used; empty means the whole file.
+        layout: `v1` or `v2` where the file exists only in that cgroup version.
+    """
+
+    file: str
+    keys: tuple[str, ...] = ()
+    layout: Literal["", "v1", "v2"] = ""
+
+    def __str__(self) -> str:
+        words = [f"{self.layout}: " if self.layout else "", self.file]
+        if self.keys:
+            words.append(f" ({', '.join(self.keys)})")
+        return "".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the catalogue; declared once, in the module of the collector that yields it.
+
+    Attributes:
+        name: Open-Falcon metric name.
+        counter_type: how graph stores it: GAUGE as it is, COUNTER as the rate per second.
+        unit: of the value that is sent, e.g. `percent`, `bytes`, `sockets`.
+        help: meaning in one sentence.
+        formula: how the value follows from the sources, in words and kernel field names.
+        sources: the kernel files it is read from.
+        tags: keys that its records carry beside those of the container.
+        needs: the privilege without which it is absent, in words; empty if none.
+    """
+
+    name: str
+    counter_type: CounterType
+    unit: str
+    help: str
+    formula: str
+    sources: tuple[Source, ...] = ()
+    tags: tuple[str, ...] = ()
+    needs: str = ""
+
+
+Sample: TypeAlias = tuple[Metric, int | float, Tags]
+"""What a collector yields: the metric, its value in the metric's unit, and the tags it adds."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One item of a push, with the wire's own field names (Open-Falcon contract, `POST /api/push`).
+
+    Attributes:
+        endpoint: whom the value belongs to, usually the host.
+        metric: metric name.
+        value: a finite number; a whole one for COUNTER.
+        step: seconds between two records of the series.
+        counterType: GAUGE or COUNTER.
+        tags: `key=value` pairs, sorted by key, joined by commas.
+        timestamp: seconds since the epoch, a multiple of step.
+    """
+
+    endpoint: str
+    metric: str
+    value: int | float
+    step: int
+    counterType: str  # noqa: N815  the wire's name
+    tags: str
+    timestamp: int

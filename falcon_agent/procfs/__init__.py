@@ -1,0 +1,1 @@
+"""One module per file of /proc; parsers take bytes and return a value."""

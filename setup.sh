@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Sets this tree up: Debian packages for the real parts, then .venv. Quick when nothing changed.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+packages=(docker.io busybox-static iproute2 iptables procps)
+
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+
+python=$(command -v python3 || true)
+if [ -z "$python" ] || ! "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  missing+=(python3 python3-venv)
+  python=/usr/bin/python3
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "setup: cannot install ${missing[*]}: needs root and apt-get; install them and try again" >&2
+    exit 1
+  fi
+  echo "setup: installing Debian packages: ${missing[*]}"
+  log=$(mktemp)
+  # No service is to start by itself: the tests start a Docker engine of their own and stop it.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy" "$log"' EXIT
+  fi
+  if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "setup: cannot install ${missing[*]}: apt-get failed (above)" >&2
+    exit 1
+  fi
+fi
+
+stamp=.venv/.setup-stamp
+wanted=$(cat pyproject.toml requirements-dev.lock setup.sh | sha256sum)
+if [ -x .venv/bin/falcon-agent ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+  exit 0
+fi
+echo "setup: making .venv"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+.venv/bin/python -m pip install -q --require-hashes -r requirements-dev.lock
+.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+printf '%s\n' "$wanted" >"$stamp"
+echo "setup: done; the program is .venv/bin/falcon-agent"
