@@ -104,7 +104,9 @@ def read_to_eof(path: str, *, dir_fd: int | None = None, base: str = "", limit: 
     return content
 
 
-def read_optional(path: str, *, dir_fd: int | None = None, base: str = "", limit: int = MAX_BYTES) -> bytes | None:
+def read_optional(
+    path: str, *, dir_fd: int | None = None, base: str = "", limit: int = MAX_BYTES
+) -> bytes | None:
     """Like `read_to_eof`, but None where the file is absent (an older kernel, a controller that is off)."""
     try:
         return read_to_eof(path, dir_fd=dir_fd, base=base, limit=limit)

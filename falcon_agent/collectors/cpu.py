@@ -1,0 +1,237 @@
+"""CPU time of a container, as a share of what it may use."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from falcon_agent.kernelfile import read_to_eof
+from falcon_agent.metric import Metric, Source
+from falcon_agent.procfs.cpus import count_online_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from falcon_agent.cgroupfs import CpuQuota, CpuStat
+    from falcon_agent.collectors.base import Target
+    from falcon_agent.metric import Sample
+
+_Outcome: TypeAlias = int | float | str
+"""A value, or in words why there is none."""
+
+_NS_PER_SECOND = 1_000_000_000
+_NS_PER_USEC = 1000
+
+_NEEDS_TWO = "a rate needs two samples"
+_WENT_BACK = "the counter went back"
+_NOT_COUNTED = "the kernel does not count throttling"
+
+_USAGE = (Source("cpu.stat", ("usage_usec",), "v2"), Source("cpuacct.usage", (), "v1"))
+_LIMIT = (
+    Source("cpu.max", (), "v2"),
+    Source("cpuset.cpus.effective", (), "v2"),
+    Source("cpu.cfs_quota_us", (), "v1"),
+    Source("cpu.cfs_period_us", (), "v1"),
+    Source("cpuset.effective_cpus", (), "v1"),
+    Source("proc/stat", ("cpu",)),
+)
+_LIMIT_FORMULA = (
+    "the smallest of quota / period here and in every parent, the CPUs of the cpuset, and the host's"
+)
+
+LIMIT_CORES = Metric(
+    "container.cpu.limit.cores",
+    "GAUGE",
+    "cores",
+    "CPUs the container may use; what the percentages are of.",
+    _LIMIT_FORMULA,
+    _LIMIT,
+)
+CORES = Metric(
+    "container.cpu.cores",
+    "GAUGE",
+    "cores",
+    "CPUs in use on average since the last cycle; x 100 is the CPU % of docker stats.",
+    "delta usage / delta time",
+    _USAGE,
+)
+BUSY = Metric(
+    "container.cpu.busy",
+    "GAUGE",
+    "percent",
+    "Share of the CPUs it may use that was in use since the last cycle.",
+    "delta usage / delta time / container.cpu.limit.cores x 100",
+    _USAGE + _LIMIT,
+)
+USER = Metric(
+    "container.cpu.user",
+    "GAUGE",
+    "percent",
+    "The part of container.cpu.busy spent in programs.",
+    "delta user / delta time / container.cpu.limit.cores x 100",
+    (Source("cpu.stat", ("user_usec",), "v2"), Source("cpuacct.stat", ("user",), "v1"), *_LIMIT),
+)
+SYSTEM = Metric(
+    "container.cpu.system",
+    "GAUGE",
+    "percent",
+    "The part of container.cpu.busy spent in the kernel.",
+    "delta system / delta time / container.cpu.limit.cores x 100",
+    (Source("cpu.stat", ("system_usec",), "v2"), Source("cpuacct.stat", ("system",), "v1"), *_LIMIT),
+)
+THROTTLED_PERCENT = Metric(
+    "container.cpu.throttled.percent",
+    "GAUGE",
+    "percent",
+    "Share of the periods it ran in that used up its CPU quota; only with a quota of its own.",
+    "delta nr_throttled / delta nr_periods x 100; 0 if it did not run",
+    (Source("cpu.stat", ("nr_periods", "nr_throttled")),),
+)
+THROTTLED_TIME = Metric(
+    "container.cpu.throttled.time",
+    "COUNTER",
+    "microseconds",
+    "Time for which its CPU quota kept it from running, over all CPUs; only with a quota of its own.",
+    "throttled_usec (v2), throttled_time / 1000 (v1)",
+    (Source("cpu.stat", ("throttled_usec",), "v2"), Source("cpu.stat", ("throttled_time",), "v1")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What was read of a container, and when, on the monotonic clock in seconds."""
+
+    at: float
+    stat: CpuStat
+
+
+class CpuCollector:
+    """How much CPU time containers use, of how much they may, and how long a quota held them back.
+
+    Rates compare two cycles, so a new container has none in its first one.
+
+    Args:
+        proc: where /proc is.
+        clock: monotonic seconds.
+    """
+
+    name = "cpu"
+    scope: Literal["container", "netns", "host"] = "container"
+    metrics: tuple[Metric, ...] = (BUSY, USER, SYSTEM, CORES, LIMIT_CORES, THROTTLED_PERCENT, THROTTLED_TIME)
+
+    def __init__(self, proc: str = "/proc", clock: Callable[[], float] = time.monotonic) -> None:
+        self._proc = proc
+        self._clock = clock
+        self._host_cpus: int | None = None
+        self._last: dict[str, _Reading] = {}
+        self._absent: dict[str, dict[str, str]] = {}
+
+    def begin(self, targets: Sequence[Target]) -> None:
+        """Count the host's CPUs.
+
+        Raises:
+            KernelFileError, ParseError: /proc/stat does not tell.
+        """
+        self._host_cpus = count_online_cpus(read_to_eof(f"{self._proc}/stat"))
+
+    def collect(self, target: Target | None) -> Iterable[Sample]:
+        """The samples of one container; errors as the methods of `Cgroup`."""
+        if target is None:
+            return
+        key = target.container.key
+        absent = self._absent[key] = {}
+        at = self._clock()
+        stat = target.cgroup.cpu()
+        quota = target.cgroup.cpu_quota()
+        limits = (quota.smallest, target.cgroup.cpuset(), self._host_cpus)
+        limit = min((cpus for cpus in limits if cpus is not None), default=None)
+        last = self._last.get(key)
+        if stat is not None:
+            self._last[key] = _Reading(at, stat)
+        for metric, outcome in _outcomes(last, at, stat, quota, limit):
+            if isinstance(outcome, str):
+                absent[metric.name] = outcome
+            else:
+                yield metric, outcome, ()
+
+    def forget(self, target: Target) -> None:
+        """Drop the last reading of a container that left."""
+        self._last.pop(target.container.key, None)
+        self._absent.pop(target.container.key, None)
+
+    def absent(self, metric: Metric, target: Target) -> str | None:
+        """Why `metric` had no value for `target` in the last cycle."""
+        return self._absent.get(target.container.key, {}).get(metric.name)
+
+
+def _outcomes(
+    last: _Reading | None, at: float, stat: CpuStat | None, quota: CpuQuota, limit: float | None
+) -> Iterable[tuple[Metric, _Outcome]]:
+    """Every metric with its value or the reason why there is none."""
+    yield LIMIT_CORES, "the number of CPUs is not known" if limit is None else round(limit, 4)
+    if stat is None:
+        for metric in (CORES, BUSY, USER, SYSTEM, THROTTLED_PERCENT, THROTTLED_TIME):
+            yield metric, "the kernel keeps no CPU account of this cgroup"
+        return
+    if last is None:
+        for metric in (CORES, BUSY, USER, SYSTEM):
+            yield metric, _NEEDS_TWO
+    else:
+        seconds = at - last.at
+        cores = _cores(last.stat.usage_ns, stat.usage_ns, seconds)
+        yield CORES, cores if isinstance(cores, str) else round(cores, 4)
+        yield BUSY, _percent(cores, limit)
+        yield USER, _percent(_cores(last.stat.user_ns, stat.user_ns, seconds), limit)
+        yield SYSTEM, _percent(_cores(last.stat.system_ns, stat.system_ns, seconds), limit)
+    yield THROTTLED_PERCENT, _throttled_percent(last.stat if last else None, stat, quota)
+    yield THROTTLED_TIME, _throttled_time(stat, quota)
+
+
+def _cores(before_ns: int | None, now_ns: int | None, seconds: float) -> float | str:
+    """CPUs in use on average, from CPU time at two points `seconds` apart."""
+    if now_ns is None:
+        return "the kernel does not tell user and system time apart"
+    if before_ns is None:
+        return _NEEDS_TWO
+    if now_ns < before_ns:
+        return _WENT_BACK
+    if seconds <= 0:
+        return "no time has passed since the last sample"
+    return (now_ns - before_ns) / _NS_PER_SECOND / seconds
+
+
+def _percent(cores: float | str, limit: float | None) -> _Outcome:
+    if isinstance(cores, str):
+        return cores
+    return "the number of CPUs is not known" if limit is None else round(cores / limit * 100, 3)
+
+
+def _throttled_percent(before: CpuStat | None, now: CpuStat, quota: CpuQuota) -> _Outcome:
+    if quota.own is None:
+        return _no_quota(quota)
+    if now.nr_periods is None or now.nr_throttled is None:
+        return _NOT_COUNTED
+    if before is None or before.nr_periods is None or before.nr_throttled is None:
+        return _NEEDS_TWO
+    periods = now.nr_periods - before.nr_periods
+    throttled = now.nr_throttled - before.nr_throttled
+    if periods < 0 or throttled < 0:
+        return _WENT_BACK
+    # Periods pass only while something wants to run: without any, nothing was held back.
+    return round(throttled / periods * 100, 3) if periods else 0.0
+
+
+def _throttled_time(now: CpuStat, quota: CpuQuota) -> _Outcome:
+    if quota.own is None:
+        return _no_quota(quota)
+    if now.throttled_ns is None:
+        return _NOT_COUNTED
+    return now.throttled_ns // _NS_PER_USEC
+
+
+def _no_quota(quota: CpuQuota) -> str:
+    """A parent's quota throttles its children too, but their own counters stay 0, which would be a lie."""
+    if quota.smallest is None:
+        return "no CPU quota is set, so nothing can be throttled"
+    return "the CPU quota is that of a parent cgroup, and the kernel counts throttling only there"

@@ -1,0 +1,178 @@
+"""Memory of a container, and of how much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from falcon_agent.kernelfile import read_to_eof
+from falcon_agent.metric import Metric, Source
+from falcon_agent.procfs.meminfo import parse_meminfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from falcon_agent.cgroupfs import MemoryStat
+    from falcon_agent.collectors.base import Target
+    from falcon_agent.metric import Sample
+
+_Outcome: TypeAlias = int | float | str
+"""A value, or in words why there is none."""
+
+_USED = (
+    Source("memory.current", (), "v2"),
+    Source("memory.stat", ("inactive_file",), "v2"),
+    Source("memory.usage_in_bytes", (), "v1"),
+    Source("memory.stat", ("total_inactive_file",), "v1"),
+)
+_TOTAL = (
+    Source("memory.max", (), "v2"),
+    Source("memory.stat", ("hierarchical_memory_limit",), "v1"),
+    Source("proc/meminfo", ("MemTotal",)),
+)
+
+MEMTOTAL = Metric(
+    "container.mem.memtotal",
+    "GAUGE",
+    "bytes",
+    "Memory the container may use: its limit or that of a parent cgroup, else the host's memory.",
+    "the smallest of the limits here and in every parent cgroup, and MemTotal",
+    _TOTAL,
+)
+MEMUSED = Metric(
+    "container.mem.memused",
+    "GAUGE",
+    "bytes",
+    "Memory in use, without page cache that can be given back at once.",
+    "usage - inactive_file, never below 0",
+    _USED,
+)
+MEMUSED_PERCENT = Metric(
+    "container.mem.memused.percent",
+    "GAUGE",
+    "percent",
+    "Share of the memory it may use that is in use.",
+    "container.mem.memused / container.mem.memtotal x 100",
+    _USED + _TOTAL,
+)
+RSS = Metric(
+    "container.mem.rss",
+    "GAUGE",
+    "bytes",
+    "Anonymous memory of its processes: heaps and stacks.",
+    "anon (v2), total_rss (v1)",
+    (Source("memory.stat", ("anon",), "v2"), Source("memory.stat", ("total_rss",), "v1")),
+)
+CACHE = Metric(
+    "container.mem.cache",
+    "GAUGE",
+    "bytes",
+    "Page cache, with tmpfs and shared memory.",
+    "file (v2), total_cache (v1)",
+    (Source("memory.stat", ("file",), "v2"), Source("memory.stat", ("total_cache",), "v1")),
+)
+SWAPUSED = Metric(
+    "container.mem.swapused",
+    "GAUGE",
+    "bytes",
+    "Memory swapped out.",
+    "memory.swap.current (v2), total_swap (v1)",
+    (Source("memory.swap.current", (), "v2"), Source("memory.stat", ("total_swap",), "v1")),
+)
+OOM_KILLS = Metric(
+    "container.mem.oom.kills",
+    "COUNTER",
+    "processes",
+    "Processes of the container that the kernel killed for want of memory.",
+    "oom_kill",
+    (Source("memory.events", ("oom_kill",), "v2"), Source("memory.oom_control", ("oom_kill",), "v1")),
+)
+
+
+class MemoryCollector:
+    """How much memory containers use, of how much they may.
+
+    Args:
+        proc: where /proc is.
+    """
+
+    name = "memory"
+    scope: Literal["container", "netns", "host"] = "container"
+    metrics: tuple[Metric, ...] = (MEMTOTAL, MEMUSED, MEMUSED_PERCENT, RSS, CACHE, SWAPUSED, OOM_KILLS)
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = proc
+        self._host_bytes: int | None = None
+        self._absent: dict[str, dict[str, str]] = {}
+
+    def begin(self, targets: Sequence[Target]) -> None:
+        """Read the host's memory size.
+
+        Raises:
+            KernelFileError, ParseError: /proc/meminfo does not tell.
+        """
+        self._host_bytes = parse_meminfo(read_to_eof(f"{self._proc}/meminfo")).mem_total_bytes
+
+    def collect(self, target: Target | None) -> Iterable[Sample]:
+        """The samples of one container; errors as the methods of `Cgroup`."""
+        if target is None:
+            return
+        absent = self._absent[target.container.key] = {}
+        stat = target.cgroup.memory()
+        kills = target.cgroup.oom_kills()
+        for metric, outcome in _outcomes(stat, kills, self._host_bytes):
+            if isinstance(outcome, str):
+                absent[metric.name] = outcome
+            else:
+                yield metric, outcome, ()
+
+    def forget(self, target: Target) -> None:
+        """Drop what was said about a container that left."""
+        self._absent.pop(target.container.key, None)
+
+    def absent(self, metric: Metric, target: Target) -> str | None:
+        """Why `metric` had no value for `target` in the last cycle."""
+        return self._absent.get(target.container.key, {}).get(metric.name)
+
+
+def _outcomes(
+    stat: MemoryStat | None, kills: int | None, host_bytes: int | None
+) -> Iterable[tuple[Metric, _Outcome]]:
+    """Every metric with its value or the reason why there is none."""
+    yield OOM_KILLS, "the kernel does not count them for this cgroup" if kills is None else kills
+    if stat is None:
+        for metric in (MEMTOTAL, MEMUSED, MEMUSED_PERCENT, RSS, CACHE, SWAPUSED):
+            yield metric, "the kernel keeps no memory account of this cgroup"
+        return
+    total = _total(stat.limit_bytes, host_bytes)
+    used = _used(stat)
+    yield MEMTOTAL, total
+    yield MEMUSED, used
+    yield MEMUSED_PERCENT, _percent(used, total)
+    yield RSS, _known(stat.rss_bytes)
+    yield CACHE, _known(stat.cache_bytes)
+    yield SWAPUSED, "swap accounting is off in this kernel" if stat.swap_bytes is None else stat.swap_bytes
+
+
+def _total(limit_bytes: int | None, host_bytes: int | None) -> int | str:
+    """A limit above what the host has is no limit."""
+    limits = [limit for limit in (limit_bytes, host_bytes) if limit is not None]
+    return min(limits) if limits else "neither a limit nor the host's memory is known"
+
+
+def _used(stat: MemoryStat) -> int | str:
+    if stat.inactive_file_bytes is None:
+        return _known(None)
+    # The two files are read one after the other, so the difference can come out below 0.
+    return max(stat.usage_bytes - stat.inactive_file_bytes, 0)
+
+
+def _percent(used: int | str, total: int | str) -> _Outcome:
+    if isinstance(used, str):
+        return used
+    if isinstance(total, str):
+        return total
+    return round(used / total * 100, 3) if total else "the limit is 0 bytes"
+
+
+def _known(value: int | None) -> int | str:
+    return "memory.stat does not have the line" if value is None else value
