@@ -16,8 +16,8 @@ class Source:
     """Where a metric's number comes from.
 
     Attributes:
-        file: last part of the path of the kernel file, e.g. `cpu.stat` or `net/sockstat`; for netlink its name,
-            e.g. `sock_diag`.
+        file: end of the path of the kernel file, e.g. `cpu.stat` or `net/sockstat`; for netlink the name of the
+            request, e.g. `sock_diag`.
         keys: the words that begin the lines used; empty means the whole file.
         layout: `v1` or `v2` where the file exists only in that cgroup version.
     """
