@@ -1,0 +1,1 @@
+"""Going into a container's namespaces, and out again."""

@@ -1,0 +1,122 @@
+"""TCP sockets by state, from the kernel's own socket tables (sock_diag(7), linux/inet_diag.h)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from falcon_agent.errors import ParseError
+from falcon_agent.netlink.wire import MAX_ANSWER_BYTES, ask
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+_TCPDIAG_GETSOCK = 18
+"""The older request. It answers IPv4 and IPv6 in one walk over the host's socket table; SOCK_DIAG_BY_FAMILY
+takes a walk for each, and the walk is what costs."""
+
+# include/net/tcp_states.h
+ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
+CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 8, 9, 10, 11
+_STATES = (ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING)
+_MASK = sum(1 << state for state in _STATES)
+"""Not TIME_WAIT: there may be tens of thousands, and sockstat counts them."""
+_CLOSED_BY_US = frozenset({FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING})
+
+_ANY_SOCKET = bytes(48)
+# struct inet_diag_req: family, src_len, dst_len, ext; the socket id; states; dbs
+_REQUEST = struct.pack("=4B48sII", 0, 0, 0, 0, _ANY_SOCKET, _MASK, 0)
+# struct inet_diag_msg: family, state, timer, retrans; the socket id; expires, rqueue, wqueue, uid; inode
+_MESSAGE = struct.Struct("=x B B x 48x 16x I")
+_TIMER_TIMEWAIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TcpStates:
+    """TCP sockets of one network namespace, IPv4 and IPv6 together, as `ss -Htan state ...` counts them.
+
+    Attributes:
+        established: data may flow both ways.
+        syn_sent: we asked for a connection and wait.
+        syn_recv: somebody asked and has not confirmed yet.
+        fin_wait1: we closed; not yet confirmed.
+        fin_wait2: we closed, confirmed; the peer has not closed.
+        close_wait: the peer closed and the program has not: where it stays, the program leaks connections.
+        last_ack: both closed; not yet confirmed.
+        listen: waiting for connections.
+        closing: both closed at once.
+        orphan: sockets that no program holds any more and the kernel still closes. The kernel's own notion
+            (`orphan` of sockstat, which is of the whole host): inode 0, in FIN_WAIT1, FIN_WAIT2, CLOSING or
+            LAST_ACK, but not the small sockets below. A connection that waits for accept() has inode 0 too,
+            but none of these states.
+        fin_wait2_small: of `fin_wait2`, orphans that the kernel has replaced by a small socket, which it
+            does at once where net.ipv4.tcp_fin_timeout is 60 seconds or less; sockstat counts them in `tw`.
+    """
+
+    established: int = 0
+    syn_sent: int = 0
+    syn_recv: int = 0
+    fin_wait1: int = 0
+    fin_wait2: int = 0
+    close_wait: int = 0
+    last_ack: int = 0
+    listen: int = 0
+    closing: int = 0
+    orphan: int = 0
+    fin_wait2_small: int = 0
+
+
+def count_tcp_states(
+    sock: socket.socket, what: str = "sock_diag", limit: int = MAX_ANSWER_BYTES
+) -> TcpStates:
+    """Count the TCP sockets of the network namespace that `sock` was made in; needs no privilege inside it.
+
+    Args:
+        sock: a fresh NETLINK_SOCK_DIAG socket.
+        what: names the namespace in errors.
+        limit: bytes that the answer may have, about 120 for each TCP socket.
+
+    Raises:
+        KernelFileError: the kernel has no `tcp_diag`, did not answer in time or answered more than `limit`.
+        ParseError: the answer is not a list of `struct inet_diag_msg`.
+    """
+    return tally(ask(sock, _TCPDIAG_GETSOCK, _REQUEST, what, dump=True, limit=limit), what)
+
+
+def tally(messages: Iterable[memoryview | bytes], what: str) -> TcpStates:
+    """Count a list of `struct inet_diag_msg`.
+
+    Raises:
+        ParseError: a message is too short, or of a state that was not asked for.
+    """
+    count = [0] * (CLOSING + 1)
+    orphan = small = 0
+    unpack = _MESSAGE.unpack_from
+    try:
+        for message in messages:
+            state, timer, inode = unpack(message)
+            count[state] += 1
+            if inode == 0 and state in _CLOSED_BY_US:
+                if timer == _TIMER_TIMEWAIT:
+                    small += 1
+                else:
+                    orphan += 1
+    except (struct.error, IndexError):
+        raise ParseError(what, "a message is no struct inet_diag_msg") from None
+    if sum(count) != sum(count[state] for state in _STATES):
+        raise ParseError(what, "a socket in a state that was not asked for")
+    return TcpStates(
+        established=count[ESTABLISHED],
+        syn_sent=count[SYN_SENT],
+        syn_recv=count[SYN_RECV],
+        fin_wait1=count[FIN_WAIT1],
+        fin_wait2=count[FIN_WAIT2],
+        close_wait=count[CLOSE_WAIT],
+        last_ack=count[LAST_ACK],
+        listen=count[LISTEN],
+        closing=count[CLOSING],
+        orphan=orphan,
+        fin_wait2_small=small,
+    )

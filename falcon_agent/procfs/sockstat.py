@@ -1,0 +1,93 @@
+"""/proc/PID/net/sockstat and sockstat6: how many sockets the network namespace of PID has.
+
+Only some of the numbers belong to the namespace (kernel: net/ipv4/proc.c, net/ipv6/proc.c). `orphan`,
+`alloc` and every `mem` are totals of the whole host, whichever namespace the file is read in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from falcon_agent.errors import ParseError
+
+
+@dataclass(frozen=True, slots=True)
+class Sockstat:
+    """IPv4 sockets of a network namespace, and what both families share.
+
+    Attributes:
+        sockets_used: sockets of any kind, TCP, UDP, unix, netlink and others, without time-wait ones.
+        tcp_inuse: IPv4 TCP sockets in any state but TIME_WAIT, listening ones included.
+        tcp_tw: time-wait TCP sockets of both families, and the small ones that stand for an orphan in
+            FIN_WAIT2.
+        tcp_orphan_of_host: TCP sockets of the **whole host** that no program holds. Never a container's.
+        udp_inuse: IPv4 UDP sockets that are bound to a port.
+    """
+
+    sockets_used: int
+    tcp_inuse: int
+    tcp_tw: int
+    tcp_orphan_of_host: int
+    udp_inuse: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sockstat6:
+    """IPv6 sockets of a network namespace; a socket that serves both families is counted here only.
+
+    Attributes:
+        tcp6_inuse: IPv6 TCP sockets in any state but TIME_WAIT.
+        udp6_inuse: IPv6 UDP sockets that are bound to a port.
+    """
+
+    tcp6_inuse: int
+    udp6_inuse: int
+
+
+def parse_sockstat(content: bytes) -> Sockstat:
+    """The content of /proc/PID/net/sockstat.
+
+    Raises:
+        ParseError: a line or a field is missing, or is no number.
+    """
+    source = "net/sockstat"
+    lines = _lines(content)
+    return Sockstat(
+        sockets_used=_field(lines, source, b"sockets", b"used"),
+        tcp_inuse=_field(lines, source, b"TCP", b"inuse"),
+        tcp_tw=_field(lines, source, b"TCP", b"tw"),
+        tcp_orphan_of_host=_field(lines, source, b"TCP", b"orphan"),
+        udp_inuse=_field(lines, source, b"UDP", b"inuse"),
+    )
+
+
+def parse_sockstat6(content: bytes) -> Sockstat6:
+    """The content of /proc/PID/net/sockstat6, a file that a kernel without IPv6 does not have.
+
+    Raises:
+        ParseError: a line or a field is missing, or is no number.
+    """
+    source = "net/sockstat6"
+    lines = _lines(content)
+    return Sockstat6(
+        tcp6_inuse=_field(lines, source, b"TCP6", b"inuse"),
+        udp6_inuse=_field(lines, source, b"UDP6", b"inuse"),
+    )
+
+
+def _lines(content: bytes) -> dict[bytes, list[bytes]]:
+    """The words of each line (`TCP: inuse 5 orphan 0`) by its title."""
+    lines = {}
+    for line in content.splitlines():
+        title, _, rest = line.partition(b":")
+        lines[title] = rest.split()
+    return lines
+
+
+def _field(lines: dict[bytes, list[bytes]], source: str, title: bytes, name: bytes) -> int:
+    words = lines.get(title, [])
+    # Names and numbers alternate.
+    number = words[words.index(name) + 1 :][:1] if name in words else []
+    if not number or not number[0].isdigit():
+        raise ParseError(source, f"no number {name.decode()} in line {title.decode()}")
+    return int(number[0])

@@ -1,0 +1,245 @@
+"""The runner: what one collector does never hurts another, and samples become the right records."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from falcon_agent.cgroupfs import Hierarchies
+from falcon_agent.collectors.runner import Naming, Runner, namespace_owners
+from falcon_agent.container import CgroupPaths, Container, Pod, Template
+from falcon_agent.errors import GoneError, KernelFileError
+from falcon_agent.metric import Metric, Record
+from falcon_agent.procfs.process import Process
+from falcon_agent.selfstat import SelfStat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from falcon_agent.collectors.base import Target
+    from falcon_agent.metric import Sample
+
+GAUGE = Metric("container.test.gauge", "GAUGE", "1", "", "")
+COUNTER = Metric("container.test.counter", "COUNTER", "1", "", "")
+NOW = 1_795_000_020
+
+
+class Scripted:
+    """A collector that does what the test says."""
+
+    metrics = (GAUGE, COUNTER)
+
+    def __init__(
+        self,
+        name: str,
+        script: Callable[[Target | None], Iterable[Sample]],
+        scope: Literal["container", "netns", "host"] = "container",
+    ) -> None:
+        self.name = name
+        self.scope = scope
+        self._script = script
+        self.begun: list[int] = []
+        self.forgotten: list[str] = []
+
+    def begin(self, targets: Sequence[Target]) -> None:
+        self.begun.append(len(targets))
+
+    def collect(self, target: Target | None) -> Iterable[Sample]:
+        return self._script(target)
+
+    def forget(self, target: Target) -> None:
+        self.forgotten.append(target.container.key)
+
+    def absent(self, metric: Metric, target: Target) -> str | None:
+        return None
+
+
+def one(metric: Metric, value: float, *tags: tuple[str, str]) -> Callable[[Target | None], Iterable[Sample]]:
+    return lambda _: [(metric, value, tags)]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def container(name: str = "web", pid: int | None = None, **more: object) -> Container:
+    pid = pid or os.getpid()
+    process = Process("/proc", pid)
+    starttime = process.starttime()
+    process.close()
+    made = Container(f"id-of-{name}", name, "test", pid, starttime, CgroupPaths({}, "/"), netns=pid)
+    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
+
+
+def naming(endpoint: str = "{hostname}", tags: dict[str, str] | None = None, **own: str) -> Naming:
+    return Naming(
+        "host-1", Template(endpoint), tags or {}, {key: Template(text) for key, text in own.items()}
+    )
+
+
+def runner(*collectors: Scripted, names: Naming | None = None, stat: SelfStat | None = None) -> Runner:
+    return Runner(collectors, Hierarchies.find(), names or naming(), 60, stat or SelfStat())
+
+
+def test_a_sample_becomes_a_record() -> None:
+    collector = Scripted("a", one(GAUGE, 1.5, ("iface", "eth0")))
+    found = runner(collector, names=naming(tags={"idc": "bj"}, app="{label:app}")).cycle(
+        [container(labels={"app": "shop"})], NOW
+    )
+    assert found == [
+        Record("host-1", "container.test.gauge", 1.5, 60, "GAUGE", "app=shop,idc=bj,iface=eth0,name=web", NOW)
+    ]
+
+
+def test_the_more_specific_tag_wins_and_an_empty_one_is_left_out() -> None:
+    collector = Scripted("a", one(GAUGE, 1, ("iface", "eth0")))
+    names = naming(
+        tags={"name": "config", "iface": "config", "app": "config"}, app="{image}", gone="{label:no}"
+    )
+    (record,) = runner(collector, names=names).cycle([container(image="nginx:1")], NOW)
+    assert record.tags == "app=nginx:1,iface=eth0,name=web"
+
+
+def test_endpoint_of_each_container_and_of_the_agent_itself() -> None:
+    collectors = (Scripted("a", one(GAUGE, 1)), Scripted("host", one(GAUGE, 2), "host"))
+    names = naming("{label:site}")
+    records = runner(*collectors, names=names).cycle(
+        [container("a", labels={"site": "x y/1"}), container("b")], NOW
+    )
+    assert [(r.endpoint, r.value) for r in records] == [("x_y_1", 1), ("host-1", 1), ("host-1", 2)]
+
+
+def test_a_faulty_collector_is_counted_logged_once_and_contained(caplog: pytest.LogCaptureFixture) -> None:
+    def explode(_: Target | None) -> Iterable[Sample]:
+        raise ZeroDivisionError("by design")
+
+    def unreadable(_: Target | None) -> Iterable[Sample]:
+        raise KernelFileError("/proc/1/x", "Input/output error")
+
+    stat = SelfStat()
+    made = runner(
+        Scripted("bug", explode), Scripted("io", unreadable), Scripted("good", one(GAUGE, 1)), stat=stat
+    )
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert [record.value for record in made.cycle([container()], NOW)] == [1]
+    assert stat.reasons("collect.failed") == {"bug": 3, "io": 3}
+    assert sum("cannot read /proc/1/x" in line for line in caplog.messages) == 1
+    assert sum("unexpected error in collector bug" in line for line in caplog.messages) == 1
+
+
+def test_what_was_yielded_before_a_failure_is_not_sent_half() -> None:
+    def half(_: Target | None) -> Iterator[Sample]:
+        yield GAUGE, 1, ()
+        raise KernelFileError("/x", "Input/output error")
+
+    assert runner(Scripted("half", half)).cycle([container()], NOW) == []
+
+
+def test_a_container_that_dies_while_it_is_read_is_no_failure() -> None:
+    def gone(_: Target | None) -> Iterable[Sample]:
+        raise GoneError("/proc/1", "No such process")
+
+    stat = SelfStat()
+    assert runner(Scripted("a", gone), stat=stat).cycle([container()], NOW) == []
+    assert stat.total("collect.failed") == 0
+
+
+def test_a_counter_that_went_back_misses_one_sample() -> None:
+    values = iter([10, 20, 5, 6])
+    made = runner(Scripted("a", lambda _: [(COUNTER, next(values), ())]))
+    sent = [[record.value for record in made.cycle([container()], NOW + 60 * n)] for n in range(4)]
+    assert sent == [[10], [20], [], [6]]
+
+
+def test_a_restarted_container_under_the_same_name_is_the_same_counter(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    values = iter([10, 3, 4])
+    made = runner(Scripted("a", lambda _: [(COUNTER, next(values), ())]))
+    assert [r.value for r in made.cycle([container()], NOW)] == [10]
+    again = container(pid=sleeper.pid)
+    assert made.cycle([again], NOW + 60) == []
+    assert [r.value for r in made.cycle([again], NOW + 120)] == [4]
+
+
+def test_the_second_record_of_a_series_is_left_out_and_counted(sleeper: subprocess.Popen[bytes]) -> None:
+    stat = SelfStat()
+    made = runner(Scripted("a", one(GAUGE, 1)), stat=stat)
+    records = made.cycle([container("web 1"), container("web_1", pid=sleeper.pid)], NOW)
+    assert len(records) == 1
+    assert stat.reasons("records.invalid") == {"duplicate": 1}
+
+
+def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen[bytes]) -> None:
+    collector = Scripted("a", one(GAUGE, 1))
+    made = runner(collector)
+    stays, leaves = container("stays"), container("leaves", pid=sleeper.pid)
+    before = len(os.listdir("/proc/self/fd"))
+    made.cycle([stays, leaves], NOW)
+    made.cycle([stays], NOW)
+    assert collector.forgotten == [leaves.key]
+    made.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_renamed_container_gets_its_new_name_and_keeps_its_state() -> None:
+    collector = Scripted("a", one(GAUGE, 1))
+    made = runner(collector)
+    made.cycle([container("old", id="x")], NOW)
+    (record,) = made.cycle([container("new", id="x")], NOW)
+    assert record.tags == "name=new"
+    assert collector.forgotten == []
+
+
+def test_a_reused_pid_is_not_taken_for_the_container() -> None:
+    other = dataclasses.replace(container(), starttime=1)
+    assert runner(Scripted("a", one(GAUGE, 1))).cycle([other], NOW) == []
+
+
+def test_a_process_that_ended_before_the_cycle(sleeper: subprocess.Popen[bytes]) -> None:
+    dead = container(pid=sleeper.pid)
+    sleeper.kill()
+    sleeper.wait()
+    assert runner(Scripted("a", one(GAUGE, 1))).cycle([dead], NOW) == []
+
+
+def test_a_shared_namespace_is_measured_once_under_its_owner(sleeper: subprocess.Popen[bytes]) -> None:
+    first = container("first", netns=7, network_of="id-of-owner")
+    owner = container("owner", pid=sleeper.pid, netns=7, network_of="id-of-owner")
+    on_host = container("on-host", netns=1, host_network=True)
+    alone = container("alone", netns=8)
+    collector = Scripted("n", one(GAUGE, 1), "netns")
+    made = runner(collector)
+    records = made.cycle([first, owner, on_host, alone], NOW)
+    assert [record.tags for record in records] == ["name=owner", "name=alone"]
+    assert collector.begun == [2]
+    assert made.speaker(first) is made.target(owner)
+    assert made.speaker(on_host) is None
+
+
+def test_without_inodes_the_runtime_says_who_shares(sleeper: subprocess.Popen[bytes]) -> None:
+    owner = container("owner", netns=None, network_of="id-of-owner")
+    guest = container("guest", pid=sleeper.pid, netns=None, network_of="id-of-owner")
+    made = runner()
+    made.cycle([guest, owner], NOW)
+    targets = [target for target in (made.target(guest), made.target(owner)) if target is not None]
+    assert [target.container.name for target in namespace_owners(targets)] == ["owner"]
+
+
+def test_the_network_of_a_pod_is_the_pods_and_not_a_containers() -> None:
+    pod = Pod("web-0", "shop", "uid")
+    collectors = (Scripted("c", one(GAUGE, 1)), Scripted("n", one(COUNTER, 1), "netns"))
+    records = runner(*collectors).cycle([container("nginx", pod=pod)], NOW)
+    assert [record.tags for record in records] == [
+        "name=nginx,namespace=shop,pod=web-0",
+        "namespace=shop,pod=web-0",
+    ]

@@ -1,0 +1,81 @@
+"""A container's traffic, as the collector tells it and as the container counts it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from falcon_agent.procfs.net_dev import NetDev, parse_net_dev
+from tests.namespaces.lab import Netns, eventually
+
+if TYPE_CHECKING:
+    from falcon_agent.collectors.base import Target
+    from falcon_agent.collectors.network import NetworkCollector
+
+_numbers = itertools.count()
+
+
+def host_name() -> str:
+    """A name for the host's end of a veth that nobody else uses."""
+    return f"fv{os.getpid()}x{next(_numbers)}"
+
+
+def exists(name: str) -> bool:
+    return name in {known for _, known in socket.if_nameindex()}
+
+
+def collect(collector: NetworkCollector, *targets: Target) -> list[dict[tuple[str, ...], dict[str, float]]]:
+    """For each target: by the values of the tags, the samples by name."""
+    collector.begin(targets)
+    answers = []
+    for of in targets:
+        found: dict[tuple[str, ...], dict[str, float]] = {}
+        for metric, value, tags in collector.collect(of):
+            found.setdefault(tuple(text for _, text in tags), {})[metric.name[17:]] = value
+        answers.append(found)
+    return answers
+
+
+def as_samples(row: NetDev) -> dict[str, float]:
+    """Bytes and packets as the container itself counts them."""
+    return {
+        "in.bytes": row.rx_bytes,
+        "in.packets": row.rx_packets,
+        "out.bytes": row.tx_bytes,
+        "out.packets": row.tx_packets,
+    }
+
+
+def same_as_own(collector: NetworkCollector, box: Netns, of: Target, *names: str) -> None:
+    """What is collected becomes what net/dev inside says: the kernel itself sends a packet now and then."""
+
+    def same() -> bool:
+        before = parse_net_dev(box.read("net/dev"))
+        (found,) = collect(collector, of)
+        if set(found) != {(name,) for name in names}:
+            return False
+        return all(found[name,].items() >= as_samples(before[name]).items() for name in names)
+
+    eventually(same, f"{collect(collector, of)} and {box.read('net/dev')!r} agree on {names}")
+
+
+def send(box: Netns, count: int, address: str) -> None:
+    """Send datagrams of 1000 bytes out of the container, to whoever is (not) there."""
+    with box.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for _ in range(count):
+            sender.sendto(bytes(1000), (address, 9))
+
+
+def with_address(box: Netns, name: str, address: str) -> None:
+    box.run("ip", "address", "add", f"{address}/24", "broadcast", "+", "dev", name)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from falcon_agent.errors import GoneError, KernelFileError, ParseError
+from falcon_agent.netlink import rtnetlink
+from falcon_agent.netlink.rtnetlink import (
+    Link,
+    LinkStats,
+    link_stats,
+    links,
+    namespace_id,
+    parse_link,
+    parse_namespace_id,
+    parse_stats,
+)
+from falcon_agent.netlink.wire import InterruptedDumpError, parse_datagram
+from falcon_agent.procfs.net_dev import parse_net_dev
+from tests.namespaces.lab import Netns, become_nobody, eventually, in_child, netns, veth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NETLINK = Path(__file__).parents[1] / "fixtures" / "net" / "netlink"
+PARSERS: tuple[Callable[[memoryview], object], ...] = (parse_link, parse_stats, parse_namespace_id)
+
+
+def captured(name: str) -> list[memoryview]:
+    return [
+        found.payload for found in parse_datagram((NETLINK / name).read_bytes(), name) if found.kind >= 16
+    ]
+
+
+def test_captured_links() -> None:
+    found = [parse_link(payload) for payload in captured("rtm_getlink")]
+    assert found == [
+        Link(1, "lo", "", None, None),
+        Link(2, "ifb0", "ifb", None, None),
+        Link(3, "ifb1", "ifb", None, None),
+        Link(4, "eth0", "", None, None),
+        Link(9, "fpcap0", "veth", 3, 0),
+    ]
+
+
+def test_captured_stats() -> None:
+    found = dict(parse_stats(payload) for payload in captured("rtm_getstats"))
+    assert sorted(found) == [1, 2, 3, 4, 9]
+    assert found[4] == LinkStats(
+        rx_packets=9545,
+        tx_packets=6361,
+        rx_bytes=319834774,
+        tx_bytes=597565,
+        rx_errors=0,
+        tx_errors=0,
+        rx_dropped=0,
+        tx_dropped=0,
+    )
+
+
+def test_captured_namespace_id() -> None:
+    (payload,) = captured("rtm_getnsid")
+    assert parse_namespace_id(payload) == 0
+    unassigned = bytes(payload)[:-4] + b"\xff\xff\xff\xff"
+    assert parse_namespace_id(memoryview(unassigned)) is None
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(captured("rtm_getlink") + captured("rtm_getstats") + captured("rtm_getnsid")),
+    st.integers(0, 1500),
+    st.binary(max_size=40),
+)
+def test_cut_or_garbled_messages(payload: memoryview, cut: int, garbage: bytes) -> None:
+    raw = bytes(payload)
+    for content in (raw[:cut], raw[:cut] + garbage + raw[cut:], garbage):
+        for parse in PARSERS:
+            with contextlib.suppress(ParseError):
+                parse(memoryview(content))
+
+
+def test_a_list_that_changes_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def unsteady(*_: object, **__: object) -> Iterator[memoryview]:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise InterruptedDumpError("test", "it changed")
+        return iter(captured("rtm_getlink"))
+
+    monkeypatch.setattr(rtnetlink, "ask", unsteady)
+    assert len(links()) == 5
+
+
+def test_a_list_that_never_holds_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsteady(*_: object, **__: object) -> Iterator[memoryview]:
+        raise InterruptedDumpError("test", "it changed")
+
+    monkeypatch.setattr(rtnetlink, "ask", unsteady)
+    with pytest.raises(KernelFileError, match="changed"):
+        links()
+
+
+@pytest.fixture
+def box() -> Iterator[Netns]:
+    with netns() as made:
+        yield made
+
+
+@pytest.mark.real
+def test_a_veth_names_the_namespace_and_index_of_its_other_end(box: Netns) -> None:
+    name = f"fv{os.getpid()}"
+    assert namespace_id(box.pid) is None
+    veth(name, box, "eth7")
+    nsid = namespace_id(box.pid)
+    assert nsid is not None
+    (found,) = [link for link in links() if link.name == name]
+    index = box.inside(lambda: socket.if_nametoindex("eth7"))
+    assert found == Link(socket.if_nametoindex(name), name, "veth", index, nsid)
+
+
+@pytest.mark.real
+def test_macvlan_and_bridge_say_what_they_are(box: Netns) -> None:
+    box.run("ip", "link", "add", "br0", "type", "bridge")
+    box.run("ip", "link", "add", "va", "type", "veth", "peer", "name", "vb")
+    box.run("ip", "link", "add", "mv", "link", "va", "type", "macvlan")
+    kinds = {link.name: link for link in box.inside(links)}
+    assert kinds["br0"].kind == "bridge"
+    assert kinds["mv"].kind == "macvlan"
+    assert kinds["mv"].link == kinds["va"].ifindex
+    assert (kinds["va"].kind, kinds["va"].link, kinds["va"].link_netnsid) == (
+        "veth",
+        kinds["vb"].ifindex,
+        None,
+    )
+
+
+@pytest.mark.real
+def test_counters_are_those_of_net_dev(box: Netns) -> None:
+    with box.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(b"x" * 100, ("127.0.0.1", 9))
+    lo = parse_net_dev(box.read("net/dev"))["lo"]
+    found = box.inside(link_stats)[1]
+    assert lo.rx_bytes > 100
+    assert (found.rx_bytes, found.tx_bytes, found.rx_packets, found.tx_packets) == (
+        lo.rx_bytes,
+        lo.tx_bytes,
+        lo.rx_packets,
+        lo.tx_packets,
+    )
+
+
+@pytest.mark.real
+def test_nothing_of_this_needs_a_privilege(box: Netns) -> None:
+    name = f"fv{os.getpid()}"
+    veth(name, box, "eth0")
+    answer = in_child(
+        lambda: (
+            namespace_id(box.pid),
+            [link.link_netnsid for link in links() if link.name == name],
+            socket.if_nametoindex(name) in link_stats(),
+        ),
+        before=become_nobody,
+    )
+    nsid = namespace_id(box.pid)
+    assert answer == f"({nsid}, [{nsid}], True)"
+
+
+@pytest.mark.real
+def test_a_process_that_is_not_there() -> None:
+    with netns() as box:
+        pass
+    eventually(lambda: not Path(f"/proc/{box.pid}").exists(), "an ended process")
+    with pytest.raises(GoneError):
+        namespace_id(box.pid)
