@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from falcon_agent.metric import Metric, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from falcon_agent.collectors.base import Target
+    from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
     from falcon_agent.selfstat import SelfStat
 
@@ -115,8 +115,15 @@ class AgentCollector:
     """Reports `SelfStat` and the agent's own cost; one without any sample yet is absent."""
 
     name = "agent"
-    scope: Literal["host"] = "host"
-    metrics = (ALIVE, *(m for _, m in _VALUES), *(m for _, _, m in _COUNTS), COLLECTOR_CPU, RSS, CPU)
+    scope: Scope = "host"
+    metrics: tuple[Metric, ...] = (
+        ALIVE,
+        *(m for _, m in _VALUES),
+        *(m for _, _, m in _COUNTS),
+        COLLECTOR_CPU,
+        RSS,
+        CPU,
+    )
 
     def __init__(self, stat: SelfStat) -> None:
         self._stat = stat

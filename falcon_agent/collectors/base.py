@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from falcon_agent.container import Container
     from falcon_agent.metric import Metric, Sample
     from falcon_agent.procfs.process import Process
+
+Scope: TypeAlias = Literal["container", "netns", "host"]
+"""How often a collector is asked: per container, per network namespace but the host's, or per cycle."""
 
 
 @dataclass(slots=True)
@@ -37,13 +40,12 @@ class Collector(Protocol):
 
     Attributes:
         name: as in `[collectors] enabled`.
-        scope: `container`: asked once per container; `netns`: once per network namespace that is not the host's;
-            `host`: once per cycle, with no target.
+        scope: how often it is asked.
         metrics: everything it may yield.
     """
 
     name: str
-    scope: Literal["container", "netns", "host"]
+    scope: Scope
     metrics: tuple[Metric, ...]
 
     def begin(self, targets: Sequence[Target]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.kernelfile import read_to_eof
 from falcon_agent.metric import Metric, Source
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from falcon_agent.cgroupfs import CpuQuota, CpuStat
-    from falcon_agent.collectors.base import Target
+    from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
 
 _Outcome: TypeAlias = int | float | str
@@ -117,7 +117,7 @@ class CpuCollector:
     """
 
     name = "cpu"
-    scope: Literal["container", "netns", "host"] = "container"
+    scope: Scope = "container"
     metrics: tuple[Metric, ...] = (BUSY, USER, SYSTEM, CORES, LIMIT_CORES, THROTTLED_PERCENT, THROTTLED_TIME)
 
     def __init__(self, proc: str = "/proc", clock: Callable[[], float] = time.monotonic) -> None:

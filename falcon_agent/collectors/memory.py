@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.kernelfile import read_to_eof
 from falcon_agent.metric import Metric, Source
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from falcon_agent.cgroupfs import MemoryStat
-    from falcon_agent.collectors.base import Target
+    from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
 
 _Outcome: TypeAlias = int | float | str
@@ -96,7 +96,7 @@ class MemoryCollector:
     """
 
     name = "memory"
-    scope: Literal["container", "netns", "host"] = "container"
+    scope: Scope = "container"
     metrics: tuple[Metric, ...] = (MEMTOTAL, MEMUSED, MEMUSED_PERCENT, RSS, CACHE, SWAPUSED, OOM_KILLS)
 
     def __init__(self, proc: str = "/proc") -> None:

@@ -17,9 +17,8 @@ from falcon_agent.procfs.net_dev import NetDev, parse_net_dev
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Literal
 
-    from falcon_agent.collectors.base import Target
+    from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
     from falcon_agent.netlink.rtnetlink import Link
 
@@ -111,8 +110,8 @@ class NetworkCollector:
     """
 
     name = "network"
-    scope: Literal["container", "netns", "host"] = "netns"
-    metrics = tuple(metric for metric, _, _ in _METRICS)
+    scope: Scope = "netns"
+    metrics: tuple[Metric, ...] = tuple(metric for metric, _, _ in _METRICS)
 
     def __init__(
         self, proc: str = "/proc", *, veth_tag: bool = False, clock: Callable[[], float] = time.monotonic

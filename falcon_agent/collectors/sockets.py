@@ -17,9 +17,8 @@ from falcon_agent.procfs.sockstat import Sockstat6, parse_sockstat, parse_sockst
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Literal
 
-    from falcon_agent.collectors.base import Target
+    from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
 
 log = logging.getLogger(__name__)
@@ -111,8 +110,8 @@ class SocketsCollector:
     """
 
     name = "sockets"
-    scope: Literal["container", "netns", "host"] = "netns"
-    metrics = (
+    scope: Scope = "netns"
+    metrics: tuple[Metric, ...] = (
         ESTABLISH, INUSE, TIMEWAIT, ORPHAN, TOTAL, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN, UDP_INUSE, USED,
     )  # fmt: skip
 

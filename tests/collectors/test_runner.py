@@ -32,7 +32,7 @@ NOW = 1_795_000_020
 class Scripted:
     """A collector that does what the test says."""
 
-    metrics = (GAUGE, COUNTER)
+    metrics: tuple[Metric, ...] = (GAUGE, COUNTER)
 
     def __init__(
         self,

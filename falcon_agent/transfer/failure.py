@@ -1,0 +1,144 @@
+"""Why a push failed: the two typed errors, and finding the reason below three layers of libraries."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import IncompleteRead as PoolIncompleteRead
+
+from falcon_agent.errors import TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BODY_AT_FAULT = frozenset({400, 413, 422})
+"""Of the 4xx, those that another body may be spared; any other is about the address or the credentials."""
+
+_ADVICE = {
+    400: "one of the records is badly typed",
+    401: "check username and password_file, or the headers",
+    403: "check username and password_file, or the headers",
+    404: "check the path: transfer takes /api/push, the agent /v1/push, Nightingale /openfalcon/push",
+    407: "a proxy in between wants credentials",
+    413: "lower batch_size",
+    429: "it asks for fewer pushes",
+}
+
+
+class Rejected(TransferError):  # noqa: N818  says what happened to the push
+    """A transfer, or a gateway in front of it, answered 4xx: the push or the configuration is at fault.
+
+    Attributes:
+        address: who said so, without credentials.
+        status: the HTTP status.
+        answer: the first line of the answer.
+    """
+
+    def __init__(self, address: str, status: int, answer: str) -> None:
+        advice = _ADVICE.get(status, "check the address and what stands in front of the transfer")
+        super().__init__(f"cannot push to {address}: it answered {status} {answer!r}; {advice}")
+        self.address = address
+        self.status = status
+        self.answer = answer
+
+    @property
+    def reason(self) -> str:
+        """One word for the self statistics."""
+        return f"http_{self.status}"
+
+    @property
+    def body_at_fault(self) -> bool:
+        """Whether other records might be taken; else none will before somebody mends the configuration."""
+        return self.status in _BODY_AT_FAULT
+
+
+class Unreachable(TransferError):  # noqa: N818  says how the transfer is
+    """No transfer took the push, and nothing says that it was the push's fault: try again later.
+
+    Attributes:
+        reason: one word for the self statistics, e.g. `refused`, `timeout`, `dns`, `tls`, `closed`,
+            `garbage`, `redirect`, `http_503`.
+        retry_after: seconds that it asked to be left alone, or None.
+    """
+
+    def __init__(self, message: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class Failure(NamedTuple):
+    """What went wrong: one word for the statistics, the fact and the advice for people."""
+
+    reason: str
+    fact: str
+    advice: str
+
+    def of(self, address: str, retry_after: float | None = None) -> Unreachable:
+        """The error that says it about `address`."""
+        return Unreachable(f"cannot push to {address}: {self.fact}; {self.advice}", self.reason, retry_after)
+
+
+def shown_address(address: str) -> str:
+    """An address for messages: without user, password, query and fragment, any of which may be secret."""
+    try:
+        parts = urlsplit(address)
+        host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that is no URL"
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def failure_of(error: Exception, timeout: float) -> Failure:
+    """Why `error` came, judged by the innermost exceptions.
+
+    The text of the outer ones is not used: it holds the whole address, and with it perhaps credentials.
+    """
+    causes = list(_causes(error))
+
+    def first(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in causes if isinstance(cause, kinds)), None)
+
+    if first(socket.gaierror):
+        return Failure("dns", "its host name cannot be resolved", "check the name and the resolver")
+    if (tls := first(ssl.SSLError)) and not first(TimeoutError):
+        fact = getattr(tls, "verify_message", "") or getattr(tls, "reason", "") or "handshake failed"
+        return Failure("tls", f"TLS: {fact}", "check ca_file and the host name")
+    if first(TimeoutError, requests.Timeout):
+        return Failure("timeout", f"no complete answer within {timeout:g} s", "is it overloaded or cut off?")
+    if first(ConnectionRefusedError):
+        return Failure("refused", "connection refused", "is a transfer running there?")
+    if first(ConnectionError, RemoteDisconnected, IncompleteRead, PoolIncompleteRead):
+        return Failure(
+            "closed", "the connection broke before the answer was complete", "see the transfer's log"
+        )
+    if first(HTTPException):
+        return Failure("garbage", "the answer is no HTTP", "is this the address of a transfer?")
+    if first(requests.exceptions.InvalidHeader, UnicodeError):
+        return Failure("config", "HTTP does not allow one of the headers", "check headers and credentials")
+    if first(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError):
+        return Failure("config", "it is no http or https address", "check addresses")
+    system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    if system is not None:
+        return Failure("unreachable", system.strerror or "", "check the network")
+    return Failure("failed", type(causes[-1]).__name__, "see the transfer's log")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and every exception that it wraps, in whatever way the libraries do it; each once."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if any(cause is other for other in seen):
+            continue
+        seen.append(cause)
+        yield cause
+        wrapped = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+        waiting += [inner for inner in wrapped if isinstance(inner, BaseException)]

@@ -1,0 +1,73 @@
+"""What a push was answered: parsing the three known replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+MAX_MESSAGE = 200
+"""Characters of foreign text that go into a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A push that was taken.
+
+    Attributes:
+        total: items that the transfer saw, or None where its reply does not say (the official agent).
+        invalid: of these, how many it threw away.
+        message: its own words, e.g. `ok`.
+        latency: of the whole exchange, in seconds.
+        address: who took it, without credentials.
+    """
+
+    total: int | None
+    invalid: int
+    message: str
+    latency: float = 0.0
+    address: str = ""
+
+
+def parse_reply(content: bytes) -> Reply | None:
+    """The reply in a 200 answer, or None if it is none of the known ones (then the push may be lost).
+
+    - transfer: `{"msg":"success","data":{"Message":"ok","Total":1,"Invalid":0,"Latency":0}}`
+    - the official agent's /v1/push: the text `success`
+    - Nightingale's /openfalcon/push: `{"succ":1,"fail":0,"msg":""}`
+    """
+    if content.strip() == b"success":
+        return Reply(None, 0, "success")
+    try:
+        answer = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    match answer:
+        case {"msg": "success", "data": {"Total": total, "Invalid": invalid, **data}}:
+            return _checked(total, invalid, data.get("Message"))
+        case {"succ": int(succ), "fail": fail} if _is_count(succ) and _is_count(fail):
+            return _checked(succ + fail, fail, answer.get("msg"))
+        case _:
+            return None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _checked(total: int, invalid: int, message: object) -> Reply | None:
+    if not _is_count(total) or not _is_count(invalid) or invalid > total:
+        return None
+    return Reply(total, invalid, printable(message) if isinstance(message, str) else "")
+
+
+def first_line(content: bytes) -> str:
+    """The first line of an error page, fit for a log."""
+    lines = content[: 4 * MAX_MESSAGE].decode("utf-8", "replace").strip().splitlines()
+    return printable(lines[0].strip()) if lines else ""
+
+
+def printable(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Foreign text for a log or terminal: at most `limit` characters, control characters written out."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
+    return shown + "…" if len(text) > limit else shown
