@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_agent.scheduler import Scheduler, floor_to_step
+
+if TYPE_CHECKING:
+    import pytest
 
 
 @given(st.floats(0, 4e9), st.integers(1, 86400))

@@ -74,7 +74,13 @@ class LiveCgroup:
         return (self._top(controller) / "inner" / name).read_text()
 
     def start(self, code: str) -> subprocess.Popen[bytes]:
-        """Run a Python program in the inner cgroup."""
+        """Run a Python program in the inner cgroup; returns when it is there."""
+        process = self.spawn(code)
+        wait_until(lambda: self.paths(process.pid) is not None, "the process to be in the cgroup")
+        return process
+
+    def spawn(self, code: str) -> subprocess.Popen[bytes]:
+        """Run a Python program that puts itself into the inner cgroup, where it may end at once."""
         entries = [str(top / "inner" / "cgroup.procs") for top in self.tops]
         join = f"import os\nfor entry in {entries!r}: open(entry, 'w').write('0')\n"
         # `open(...).write` leaves closing to the interpreter; a child with -W ignore does not mind.
@@ -84,7 +90,6 @@ class LiveCgroup:
             stdin=subprocess.DEVNULL,
         )
         self.processes.append(process)
-        wait_until(lambda: self.paths(process.pid) is not None, "the process to be in the cgroup")
         return process
 
     def paths(self, pid: int) -> CgroupPaths | None:

@@ -229,7 +229,7 @@ def test_a_kill_for_want_of_memory_is_counted() -> None:
         witness = live.start("import signal; signal.pause()")
         cgroup = live.open(witness.pid)
         assert cgroup.oom_kills() == 0
-        live.start(HOLD.format(size=64 << 20)).wait(timeout=60)
+        live.spawn(HOLD.format(size=64 << 20)).wait(timeout=60)
         assert cgroup.oom_kills() == 1
 
 

@@ -43,7 +43,7 @@ def test_kernel_before_4_1_has_no_nspid() -> None:
 def test_a_name_cannot_pass_for_a_line() -> None:
     # The kernel writes a newline in a name as \n in two characters; a carriage return it leaves alone.
     content = HOST.replace(b"Name:\tpython", b"Name:\tx\rNSpid:\t9\t1")
-    assert parse_status(content).nspid == (16690,)
+    assert parse_status(content) == Status(b"x\rNSpid:\t9\t1", 16686, (16690,))
 
 
 @pytest.mark.parametrize("line", [b"Name", b"PPid"])

@@ -1,0 +1,205 @@
+"""`falcon-agent check`: what will not work on this host, and why, in plain words."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from falcon_agent.cli.options import add_config, add_json, command, settings
+from falcon_agent.cli.show import print_json, print_marked
+from falcon_agent.errors import ConfigError, FalconAgentError
+from falcon_agent.kernelfile import read_to_eof
+from falcon_agent.procfs.capabilities import effective_capabilities
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from falcon_agent.collectors.base import Collector
+    from falcon_agent.collectors.runner import Runner
+    from falcon_agent.config import Settings
+    from falcon_agent.container import Container
+
+_TEXT = """\
+Validate the configuration, reach every transfer (with an empty push) and every container runtime, measure each
+container once, and say what will not work and why.
+
+exit codes: 0 everything works; 1 it runs, but something will be missing; 2 it cannot do its work."""
+_EXAMPLES = """\
+  falcon-agent check
+  falcon-agent check --config ./agent.toml --json
+"""
+_GRAPH_STEP = 30
+_WORLD_READABLE = 0o004
+_SHOWN = 3
+
+Level = Literal["ok", "note", "warn", "fail"]
+_LEVELS: dict[Level, tuple[int, str]] = {
+    "ok": (0, "green"),
+    "note": (0, "cyan"),
+    "warn": (1, "yellow"),
+    "fail": (2, "bold red"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Levels: `ok`; `note`, worth knowing and as it should be; `warn`, something will be missing; `fail`, it cannot do
+    its work.
+    """
+
+    level: Level
+    subject: str
+    text: str
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = command(commands, "check", "say what will not work here, and why", _TEXT, _EXAMPLES)
+    add_config(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings as they come; the exit code is the worst of them."""
+    findings = []
+    for finding in _findings(args):
+        findings.append(finding)
+        if not args.json:
+            print_marked(finding.level, _LEVELS[finding.level][1], f"{finding.subject}: {finding.text}")
+    worst = max(_LEVELS[finding.level][0] for finding in findings)
+    if args.json:
+        rows = [{"level": one.level, "subject": one.subject, "text": one.text} for one in findings]
+        print_json({"exit": worst, "findings": rows})
+    return worst
+
+
+def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+    try:
+        chosen = settings(args)
+        chosen.password()
+    except ConfigError as error:
+        yield Finding("fail", "configuration", str(error))
+        return
+    yield Finding("ok", "configuration", args.config or "defaults and environment")
+    yield from _advice(chosen)
+    yield from _transfers(chosen)
+    yield from _measuring(chosen)
+
+
+def _advice(chosen: Settings) -> Iterator[Finding]:
+    """Settings that are allowed and still not what somebody wants."""
+    step = chosen.agent.step
+    if step < _GRAPH_STEP:
+        yield Finding(
+            "warn",
+            "agent.step",
+            f"{step} s is below {_GRAPH_STEP} s: graph raises it to {_GRAPH_STEP} s and drops points",
+        )
+    path = chosen.transfer.password_file
+    if path and os.stat(path).st_mode & _WORLD_READABLE:
+        yield Finding(
+            "warn", "transfer.password_file", f"everybody on this host can read {path}; chmod 640 {path}"
+        )
+    if chosen.network.veth_tag:
+        yield Finding("warn", "network.veth_tag", "every container made anew starts new network series")
+
+
+def _transfers(chosen: Settings) -> Iterator[Finding]:
+    """An empty push to each address; one that works is enough to go on."""
+    from falcon_agent.agent import build_client  # noqa: PLC0415
+
+    unreached = []
+    for address in chosen.transfer.addresses:
+        try:
+            reply = build_client(chosen, [address]).post(b"[]")
+        except FalconAgentError as error:
+            unreached.append(Finding("warn", "transfer", str(error)))
+        else:
+            yield Finding("ok", "transfer", f"{address} answers in {reply.latency * 1000:.0f} ms")
+    none_left = len(unreached) == len(chosen.transfer.addresses)
+    for finding in unreached:
+        yield Finding("fail" if none_left else "warn", finding.subject, finding.text)
+
+
+def _measuring(chosen: Settings) -> Iterator[Finding]:
+    """What each collector gets from the containers that run now."""
+    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
+    from falcon_agent.selfstat import SelfStat  # noqa: PLC0415
+
+    stat = SelfStat()
+    try:
+        runner = build_runner(chosen, stat)
+    except FalconAgentError as error:
+        yield Finding("fail", "cgroups", str(error))
+        return
+    yield from _privileges(runner.collectors)
+    inventory = build_inventory(chosen, stat)
+    inventory.start()
+    try:
+        for state in inventory.states():
+            level: Level = "ok" if state.ok else "fail"
+            yield Finding(
+                level, f"runtime {state.name}", f"{state.containers} containers" if state.ok else state.error
+            )
+        found = inventory.snapshot()
+        if not found:
+            yield Finding(
+                "warn", "containers", "none is running that is not left out, so nothing else could be tried"
+            )
+            return
+        runner.measure(found, 0)
+        time.sleep(1)
+        measured = runner.measure(found, 0)
+        records = {(container.key, record.metric) for container, record in measured if container is not None}
+        yield Finding("ok", "containers", f"{len(found)} measured, {len(measured)} records in a cycle")
+        yield from _absences(runner, found, records)
+    finally:
+        inventory.stop()
+        runner.close()
+
+
+def _privileges(collectors: Sequence[Collector]) -> Iterator[Finding]:
+    """The capabilities that enabled metrics need and this process does not have."""
+    held = effective_capabilities(read_to_eof("/proc/self/status"))
+    missing: dict[str, list[str]] = {}
+    for collector in collectors:
+        for metric in collector.metrics:
+            lacking = [word for word in re.findall(r"CAP_[A-Z_]+", metric.needs) if word not in held]
+            if lacking:
+                missing.setdefault(" and ".join(lacking), []).append(metric.name)
+    for capabilities, metrics in missing.items():
+        text = f"{capabilities} missing, so these will be absent: {', '.join(metrics)}"
+        yield Finding("warn", "privileges", f"{text}; run as root or give the unit these capabilities")
+    if not missing:
+        yield Finding("ok", "privileges", "every enabled metric has what it needs")
+
+
+def _absences(
+    runner: Runner, found: Sequence[Container], reported: set[tuple[str, str]]
+) -> Iterator[Finding]:
+    """Metrics that a container should have and has not, by reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for container in found:
+        target = runner.target(container)
+        if target is None:
+            continue
+        speaks = runner.speaker(container) is target
+        for collector in runner.collectors:
+            if collector.scope == "host" or (collector.scope == "netns" and not speaks):
+                continue
+            for metric in collector.metrics:
+                if (container.key, metric.name) not in reported:
+                    reason = collector.absent(metric, target) or "no reason known"
+                    reasons.setdefault((metric.name, reason), []).append(container.name)
+    for (metric_name, reason), names in reasons.items():
+        shown = ", ".join(names[:_SHOWN]) + (
+            f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        )
+        yield Finding("note", metric_name, f"absent for {shown}: {reason}")

@@ -1,0 +1,139 @@
+"""`falcon-agent containers`: what was found, what was left out, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from falcon_agent.cli.options import add_config, add_json, command, settings
+from falcon_agent.cli.show import print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+
+    from falcon_agent.cgroupfs import Cgroup
+    from falcon_agent.collectors.network import NetworkCollector
+    from falcon_agent.collectors.runner import Runner
+    from falcon_agent.container import Container
+
+_TEXT = """\
+The containers that are measured: name, short id, runtime, pid, network namespace, host side of the veth pair, cgroup
+version and path, pod; then each one that is left out, and why; then how each runtime answers."""
+_EXAMPLES = """\
+  falcon-agent containers
+  falcon-agent containers --json | jq '.containers[] | {name, pid}'
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = command(
+        commands, "containers", "list the containers found, and those left out", _TEXT, _EXAMPLES
+    )
+    add_config(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what discovery knows; exit code 1 if a runtime does not answer."""
+    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
+    from falcon_agent.cli import FAILED  # noqa: PLC0415
+    from falcon_agent.selfstat import SelfStat  # noqa: PLC0415
+
+    chosen = settings(args)
+    stat = SelfStat()
+    runner = build_runner(chosen, stat)
+    inventory = build_inventory(chosen, stat)
+    inventory.start()
+    try:
+        found = inventory.snapshot()
+        rows = _rows(runner, found)
+        states = inventory.states()
+        left_out = inventory.left_out()
+    finally:
+        inventory.stop()
+        runner.close()
+    document: dict[str, Any] = {
+        "containers": rows,
+        "left_out": [
+            {"name": one.name, "id": one.id, "runtime": one.runtime, "reason": one.reason} for one in left_out
+        ],
+        "runtimes": [
+            {"name": state.name, "ok": state.ok, "error": state.error, "containers": state.containers}
+            for state in states
+        ],
+    }
+    if args.json:
+        print_json(document)
+    else:
+        _print(document)
+    return 0 if all(state.ok for state in states) else FAILED
+
+
+def _rows(runner: Runner, found: list[Container]) -> list[dict[str, Any]]:
+    from falcon_agent.collectors.network import NetworkCollector  # noqa: PLC0415
+
+    network = next((one for one in runner.collectors if isinstance(one, NetworkCollector)), None)
+    runner.measure(found, 0)
+    return [_row(runner, network, container) for container in found]
+
+
+def _row(runner: Runner, network: NetworkCollector | None, container: Container) -> dict[str, Any]:
+    target = runner.target(container)
+    cgroup: Cgroup | None = target.cgroup if target else None
+    version, path = cgroup.describe() if cgroup else ("", "")
+    veths = network.veths(target) if network and target and not container.host_network else {}
+    pod = container.pod
+    return {
+        "name": container.name,
+        "id": container.short_id,
+        "runtime": container.runtime,
+        "pid": container.pid,
+        "netns": container.netns,
+        "host_network": container.host_network,
+        "veth": veths,
+        "cgroup_version": version,
+        "cgroup": path,
+        "pod": f"{pod.namespace}/{pod.name or pod.uid}".lstrip("/") if pod else None,
+        "image": container.image,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+
+    if document["containers"]:
+        print_table(
+            ("NAME", "ID", "RUNTIME", "PID", "NETNS", "VETH", "CGROUP", "PATH", "POD"),
+            (
+                (
+                    row["name"],
+                    row["id"],
+                    row["runtime"],
+                    str(row["pid"]),
+                    "host" if row["host_network"] else str(row["netns"] or "unknown"),
+                    ", ".join(f"{iface}={veth}" for iface, veth in row["veth"].items()) or "-",
+                    row["cgroup_version"],
+                    row["cgroup"],
+                    row["pod"] or "-",
+                )
+                for row in document["containers"]
+            ),
+            right=(3,),
+        )
+    else:
+        print("no containers are measured")
+    if document["left_out"]:
+        print_table(
+            ("NAME", "ID", "RUNTIME", "REASON"),
+            ((one["name"], one["id"][:12], one["runtime"], one["reason"]) for one in document["left_out"]),
+            title="left out",
+        )
+    print_table(
+        ("RUNTIME", "STATE", "CONTAINERS"),
+        (
+            (one["name"], "answers" if one["ok"] else one["error"], str(one["containers"]))
+            for one in document["runtimes"]
+        ),
+        title="runtimes",
+        right=(2,),
+    )
