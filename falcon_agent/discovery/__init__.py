@@ -1,0 +1,1 @@
+"""Who is running: a list of containers that stays current, from Docker or from the cgroup tree alone."""

@@ -1,0 +1,147 @@
+"""What the Docker Engine API answers, as values: pure parsers, JSON bytes in.
+
+The API (v1.24 and up, also podman's compatible one) is described at
+https://docs.docker.com/reference/api/engine/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from falcon_agent.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LISTING = "the engine's list of containers"
+_DETAILS = "the engine's description of a container"
+_EVENT = "an event of the engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One container of `GET /containers/json`.
+
+    Attributes:
+        id: 64 hexadecimal digits.
+        name: without the leading slash; the id if the engine gives none.
+        network_mode: e.g. `bridge`, `host`, `none`, `container:ID`; empty if the engine does not say.
+    """
+
+    id: str
+    name: str
+    network_mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """One container of `GET /containers/ID/json`.
+
+    Attributes:
+        pid: its first process in the engine's PID namespace; 0 while it does not run.
+        image: as it was asked for when the container was made.
+        network_mode: as in `Listed`.
+        labels: as given by whoever made it.
+        env: its environment, likewise; a variable without `=` is left out.
+    """
+
+    pid: int
+    image: str
+    network_mode: str
+    labels: Mapping[str, str]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of `GET /events`: what happened to which container."""
+
+    action: str
+    id: str
+
+
+def parse_listing(content: bytes) -> list[Listed]:
+    """The containers that `GET /containers/json` names, in its order.
+
+    Raises:
+        ParseError: not a JSON array of objects with an id.
+    """
+    items = _decode(content, _LISTING)
+    if items is None:
+        raise ParseError(_LISTING, "null where an array belongs")
+    return [_listed(_object(item, _LISTING)) for item in _array(items, _LISTING)]
+
+
+def _listed(item: dict[str, Any]) -> Listed:
+    container = _text(item, "Id", _LISTING)
+    names = _array(item.get("Names"), _LISTING)
+    # A link of another container to this one is a name too: /other/alias.
+    own = [name for name in names if isinstance(name, str) and name.count("/") <= 1]
+    mode = _text(_object(item.get("HostConfig") or {}, _LISTING), "NetworkMode", _LISTING, "")
+    return Listed(container, own[0].lstrip("/") if own else container, mode)
+
+
+def parse_details(content: bytes) -> Details:
+    """The container that `GET /containers/ID/json` describes.
+
+    Raises:
+        ParseError: not a JSON object of that form.
+    """
+    item = _object(_decode(content, _DETAILS), _DETAILS)
+    state = _object(item.get("State"), _DETAILS)
+    config = _object(item.get("Config"), _DETAILS)
+    host_config = _object(item.get("HostConfig") or {}, _DETAILS)
+    pid = state.get("Pid")
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid < 0:
+        raise ParseError(_DETAILS, f"State.Pid is {str(pid)[:40]!r}")
+    labels = _object(config.get("Labels") or {}, _DETAILS)
+    env = _array(config.get("Env"), _DETAILS)
+    return Details(
+        pid,
+        _text(config, "Image", _DETAILS, ""),
+        _text(host_config, "NetworkMode", _DETAILS, ""),
+        {key: text for key, text in labels.items() if isinstance(text, str)},
+        dict(line.split("=", 1) for line in env if isinstance(line, str) and "=" in line),
+    )
+
+
+def parse_event(line: bytes) -> Event:
+    """The event that one line of `GET /events` holds.
+
+    Raises:
+        ParseError: not a JSON object of that form.
+    """
+    item = _object(_decode(line, _EVENT), _EVENT)
+    return Event(_text(item, "Action", _EVENT), _text(_object(item.get("Actor"), _EVENT), "ID", _EVENT))
+
+
+def _decode(content: bytes, source: str) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise ParseError(source, f"no JSON: {error}") from None
+
+
+def _object(value: Any, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ParseError(source, f"{str(value)[:40]!r} where an object belongs")
+    return value
+
+
+def _array(value: Any, source: str) -> list[Any]:
+    """The array; the engine, written in Go, says null for an empty one."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ParseError(source, f"{str(value)[:40]!r} where an array belongs")
+    return value
+
+
+def _text(item: dict[str, Any], key: str, source: str, default: str | None = None) -> str:
+    value = item.get(key, default)
+    if not isinstance(value, str):
+        raise ParseError(source, f"{key} is {str(value)[:40]!r}, not a text")
+    return value

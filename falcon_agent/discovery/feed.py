@@ -1,0 +1,196 @@
+"""One runtime, kept current by two threads: one looks, one listens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from falcon_agent.container import LeftOut
+from falcon_agent.errors import RuntimeUnavailableError
+
+if TYPE_CHECKING:
+    from falcon_agent.container import Container
+    from falcon_agent.discovery.runtime import Change, Runtime
+
+log = logging.getLogger(__name__)
+
+GONE_SECONDS = 300.0
+"""How long a container that ended is still named as gone."""
+_GONE_MAX = 100
+_BURST_SECONDS = 0.1
+"""Containers tend to start together: so long the next look waits for the rest of them."""
+_FIRST_RETRY = 1.0
+_JOIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeState:
+    """How a runtime answers.
+
+    Attributes:
+        name: of the runtime.
+        ok: whether its last answer was one.
+        last_ok: when it last was, in seconds since the epoch, or None if never.
+        error: what is wrong, in words; empty if `ok`.
+        containers: that it is known to run, measured or not.
+    """
+
+    name: str
+    ok: bool
+    last_ok: float | None
+    error: str
+    containers: int
+
+
+class Feed:
+    """What one runtime is known to run. A failing look changes nothing; an ended process does, at once.
+
+    Args:
+        runtime: the source; closed by `stop`.
+        resync: seconds between two looks while nothing seems to happen.
+    """
+
+    def __init__(self, runtime: Runtime, resync: float) -> None:
+        self._runtime = runtime
+        self._resync = resync
+        self._lock = threading.Lock()
+        self._containers: dict[str, Container] = {}
+        self._left_out: list[LeftOut] = []
+        self._gone: deque[tuple[float, LeftOut]] = deque(maxlen=_GONE_MAX)
+        self._ended_meanwhile: set[str] = set()
+        self._last_ok: float | None = None
+        self._error = "not asked yet"
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._looked = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep_looking, name=f"look-{runtime.name}", daemon=True),
+            threading.Thread(
+                target=runtime.watch, args=(self._notice,), name=f"watch-{runtime.name}", daemon=True
+            ),
+        ]
+
+    def start(self) -> None:
+        """Begin to look and to listen."""
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Until the first look is over, at most so long."""
+        self._looked.wait(seconds)
+
+    def refresh(self) -> None:
+        """Look again now; returns at once."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End both threads, also when the runtime hangs."""
+        self._stopping.set()
+        self._wake.set()
+        self._runtime.close()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(_JOIN_SECONDS)
+
+    def containers(self) -> list[Container]:
+        """Those whose first process runs at this moment; asks only the kernel."""
+        with self._lock:
+            known = list(self._containers.values())
+        alive = []
+        for container in known:
+            if self._runtime.alive(container):
+                alive.append(container)
+            else:
+                # No event told us, or it is on its way; if it was started again, a look will show the new
+                # process.
+                self._remove(container, "its first process ended")
+                self.refresh()
+        return alive
+
+    def left_out(self) -> list[LeftOut]:
+        """What could not be described at the last look, and what went away lately."""
+        since = time.monotonic() - GONE_SECONDS
+        with self._lock:
+            gone = {one.id: one for at, one in self._gone if at >= since and one.id not in self._containers}
+            return [*self._left_out, *gone.values()]
+
+    def state(self) -> RuntimeState:
+        """How the runtime answers."""
+        with self._lock:
+            return RuntimeState(
+                self._runtime.name, not self._error, self._last_ok, self._error, len(self._containers)
+            )
+
+    def _keep_looking(self) -> None:
+        retry = _FIRST_RETRY
+        while not self._stopping.is_set():
+            self._wake.clear()
+            if self._look():
+                retry, pause = _FIRST_RETRY, self._resync
+            else:
+                pause = min(retry, self._resync)
+                retry *= 2
+            self._looked.set()
+            if self._wake.wait(pause):
+                self._stopping.wait(_BURST_SECONDS)
+
+    def _look(self) -> bool:
+        """Ask the runtime for everything; whether it answered."""
+        with self._lock:
+            self._ended_meanwhile.clear()
+        try:
+            found = self._runtime.find()
+        except RuntimeUnavailableError as error:
+            self._failed(str(error))
+            return False
+        except Exception as error:  # the thread must outlive a bug in one look
+            log.exception("cannot look at %s", self._runtime.name)
+            self._failed(f"cannot look at {self._runtime.name}: {type(error).__name__}: {error}")
+            return False
+        with self._lock:
+            # An event may have overtaken the answer: what ended while it was made is over.
+            now = {one.id: one for one in found.containers if one.id not in self._ended_meanwhile}
+            before, self._containers = self._containers, now
+            self._left_out = found.left_out
+            self._last_ok = time.time()
+            recovered, self._error = self._error, ""
+        for container in before.values():
+            if container.id not in now:
+                self._remember_gone(container, f"{self._runtime.name} does not list it any more")
+        if recovered and self._looked.is_set():
+            log.info("%s answers again", self._runtime.name)
+        return True
+
+    def _failed(self, error: str) -> None:
+        with self._lock:
+            before, self._error = self._error, error
+        if error != before and not self._stopping.is_set():
+            log.warning("%s; containers that are known go on being measured", error)
+
+    def _notice(self, change: Change) -> None:
+        """Called by the runtime's watch for every event."""
+        if change.ended:
+            with self._lock:
+                self._ended_meanwhile.add(change.id)
+                container = self._containers.get(change.id)
+            if container is not None:
+                self._remove(container, f"{self._runtime.name} said that it ended")
+        else:
+            self.refresh()
+
+    def _remove(self, container: Container, why: str) -> None:
+        with self._lock:
+            # Only this life of it: a look may have found the next one meanwhile.
+            if self._containers.get(container.id) != container:
+                return
+            del self._containers[container.id]
+        self._remember_gone(container, why)
+
+    def _remember_gone(self, container: Container, why: str) -> None:
+        gone = LeftOut(container.name, container.id, container.runtime, f"gone: {why}")
+        with self._lock:
+            self._gone.append((time.monotonic(), gone))

@@ -1,0 +1,61 @@
+"""Which containers are measured, as the configuration says it."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from falcon_agent.container import Container
+
+Rules: TypeAlias = "Mapping[str, Sequence[str]]"
+"""Patterns by kind: `name`, `image`, `label`, `namespace`."""
+
+
+def _label_matches(container: Container, pattern: str) -> bool:
+    key, equals, value = pattern.partition("=")
+    return any(
+        fnmatchcase(label, key) and (not equals or fnmatchcase(text, value))
+        for label, text in container.labels.items()
+    )
+
+
+_MATCHES: Mapping[str, Callable[[Container, str], bool]] = {
+    "name": lambda container, pattern: fnmatchcase(container.name, pattern),
+    "image": lambda container, pattern: fnmatchcase(container.image, pattern),
+    "label": _label_matches,
+    "namespace": lambda container, pattern: (
+        container.pod is not None and fnmatchcase(container.pod.namespace, pattern)
+    ),
+}
+
+
+class Filter:
+    """Include and exclude rules; globs as of the shell (`*`, `?`, `[abc]`), case counts.
+
+    A container is measured if it matches at least one pattern of every kind that `include` gives, and none of
+    `exclude`. A label pattern is `KEY` or `KEY=VALUE`.
+
+    Raises:
+        ValueError: a kind that does not exist.
+    """
+
+    def __init__(self, include: Rules, exclude: Rules) -> None:
+        for kind in (*include, *exclude):
+            if kind not in _MATCHES:
+                raise ValueError(f"{kind} is no kind of filter; there are {', '.join(_MATCHES)}")
+        self._include = include
+        self._exclude = exclude
+
+    def reason(self, container: Container) -> str | None:
+        """Why the container is not to be measured, in words, or None if it is."""
+        for kind, patterns in self._exclude.items():
+            for pattern in patterns:
+                if _MATCHES[kind](container, pattern):
+                    return f'excluded by {kind} "{pattern}"'
+        for kind, patterns in self._include.items():
+            if patterns and not any(_MATCHES[kind](container, pattern) for pattern in patterns):
+                return f"not included: matches no {kind} of {', '.join(patterns)}"
+        return None

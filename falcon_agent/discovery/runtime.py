@@ -1,0 +1,64 @@
+"""What a source of containers is, and what it hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from falcon_agent.container import Container, LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One complete look at a runtime.
+
+    Attributes:
+        containers: all that run now.
+        left_out: those that were named, but of which too little could be learnt, and why.
+    """
+
+    containers: list[Container] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something happened; the next look will show what.
+
+    Attributes:
+        id: the container it happened to, or empty if that is not known (events may have been missed).
+        ended: the container is over: it need not be looked for any more.
+    """
+
+    id: str = ""
+    ended: bool = False
+
+
+class Runtime(Protocol):
+    """A source of containers; used from two threads, one in `find` and one in `watch`."""
+
+    @property
+    def name(self) -> str:
+        """As in `[discovery] runtimes`, e.g. `docker`."""
+
+    def find(self) -> Found:
+        """Everything that runs now, within the runtime's own time limit.
+
+        Raises:
+            RuntimeUnavailableError: it did not answer, or not sensibly; what was known before still holds.
+        """
+
+    def watch(self, notify: Callable[[Change], None]) -> None:
+        """Call `notify` for every change until `close`; never raises. Blocks, connects again by itself.
+
+        After every (re)connection it notifies a change without id: what happened before was not heard.
+        """
+
+    def alive(self, container: Container) -> bool:
+        """Whether the first process of a container it found still runs; asks only the kernel."""
+
+    def close(self) -> None:
+        """End `watch` and whatever waits for an answer, at once; nothing can be asked afterwards."""

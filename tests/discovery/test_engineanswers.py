@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falcon_agent.discovery.engineanswers import (
+    Details,
+    Event,
+    Listed,
+    parse_details,
+    parse_event,
+    parse_listing,
+)
+from falcon_agent.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIXTURES = Path(__file__).parents[1] / "fixtures/discovery"
+LISTING = (FIXTURES / "containers.json").read_bytes()
+DETAILS = (FIXTURES / "container.json").read_bytes()
+SHARING = (FIXTURES / "container-sharing.json").read_bytes()
+EVENTS = (FIXTURES / "events.jsonl").read_bytes().splitlines()
+WEB = "9e1ed6b83a173fc17a3e186bd61c62351226d2b8c5184b15ad0b91badf1bb9fb"
+SIDE = "497cbe1522d246f37509ca7c9f6a9523222319f614bfe027611cce5fcf7536d2"
+
+PARSERS: list[Callable[[bytes], Any]] = [parse_listing, parse_details, parse_event]
+
+
+def test_listing() -> None:
+    assert parse_listing(LISTING) == [
+        Listed(SIDE, "side", f"container:{WEB}"),
+        Listed(WEB, "web", "default"),
+    ]
+
+
+def test_the_name_of_a_link_is_not_the_containers_own() -> None:
+    assert parse_listing(b'[{"Id": "1", "Names": ["/shop/db", "/db"]}]') == [Listed("1", "db", "")]
+
+
+@pytest.mark.parametrize("names", [b"null", b"[]", b"[7]", b'["/a/b"]'])
+def test_without_a_name_the_id_stands_in(names: bytes) -> None:
+    assert parse_listing(b'[{"Id": "1", "Names": ' + names + b"}]") == [Listed("1", "1", "")]
+
+
+def test_details() -> None:
+    details = parse_details(DETAILS)
+    pid = json.loads(DETAILS)["State"]["Pid"]
+    labels = {"com.example.app": "shop", 'odd,"label"': "a=b, c\n🙂"}
+    assert details == Details(pid, "falcon-test/busybox", "default", labels, {"MODE": "a=b", "EMPTY": ""})
+
+
+def test_details_of_a_container_that_shares_a_network() -> None:
+    details = parse_details(SHARING)
+    assert details.network_mode == f"container:{WEB}"
+    assert (details.labels, details.env) == ({}, {})
+
+
+def test_a_variable_without_value_is_left_out() -> None:
+    item = json.loads(DETAILS)
+    item["Config"]["Env"] = ["LOST", "KEPT=1", "=", None]
+    assert parse_details(json.dumps(item).encode()).env == {"KEPT": "1", "": ""}
+
+
+def test_events() -> None:
+    assert [parse_event(line) for line in EVENTS] == [
+        Event("start", WEB),
+        Event("start", SIDE),
+        Event("rename", WEB),
+        Event("die", WEB),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"7",
+        b"{}",
+        b"[1]",
+        b"[{}]",
+        b'[{"Id": 7}]',
+        b'[{"Id": "1", "Names": 7}]',
+        b'[{"Id": "1", "HostConfig": [1]}]',
+        b'[{"Id": "1", "HostConfig": {"NetworkMode": 7}}]',
+        b'{"State": {"Pid": "7"}, "Config": {}}',
+        b'{"State": {"Pid": true}, "Config": {}}',
+        b'{"State": {"Pid": -7}, "Config": {}}',
+        b'{"State": {"Pid": 7}}',
+        b'{"State": {"Pid": 7}, "Config": {"Env": "A=1"}}',
+        b'{"State": {"Pid": 7}, "Config": {"Labels": ["a"]}}',
+        b'{"Action": "die"}',
+        b'{"Action": "die", "Actor": {}}',
+        b'{"Action": 7, "Actor": {"ID": "1"}}',
+        b"<html>",
+        b'\xff\xfe"',
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("parse", PARSERS)
+def test_another_form_is_a_typed_error(parse: Callable[[bytes], Any], content: bytes) -> None:
+    with pytest.raises(ParseError, match="cannot parse"):
+        parse(content)
+
+
+@given(st.sampled_from([LISTING, DETAILS, EVENTS[0]]), st.data())
+def test_truncated_answers_are_typed_errors(content: bytes, data: st.DataObject) -> None:
+    cut = content.rstrip()[: data.draw(st.integers(0, len(content.rstrip()) - 1))]
+    for parse in PARSERS:
+        with pytest.raises(ParseError):
+            parse(cut)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["Id", "Names", "HostConfig", "NetworkMode", "State", "Pid", "Config", "Env", "Labels"]
+            )
+            | st.sampled_from(["Image", "Action", "Actor", "ID"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_JSON)
+def test_any_json_is_a_value_or_a_typed_error(value: object) -> None:
+    content = json.dumps(value).encode()
+    for parse in PARSERS:
+        try:
+            parse(content)
+        except ParseError as error:
+            assert str(error).startswith("cannot parse")  # noqa: PT017

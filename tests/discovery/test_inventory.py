@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from falcon_agent.container import CgroupPaths, Container, LeftOut, Pod
+from falcon_agent.discovery import feed
+from falcon_agent.discovery.auto import AutoRuntime
+from falcon_agent.discovery.cgroups import CgroupRuntime
+from falcon_agent.discovery.describe import is_alive
+from falcon_agent.discovery.docker import DockerRuntime
+from falcon_agent.discovery.filters import Filter
+from falcon_agent.discovery.inventory import HOST_NETWORK, Inventory, make_runtimes
+from falcon_agent.discovery.runtime import Change, Found
+from falcon_agent.errors import RuntimeUnavailableError
+from falcon_agent.procfs.process import parse_starttime
+from falcon_agent.selfstat import SelfStat
+from tests.real.engine import Engine, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from falcon_agent.discovery.runtime import Runtime
+
+LONG = 3600.0
+NOTHING: Mapping[str, Sequence[str]] = {}
+
+
+def container(name: str, pid: int | None = None, **more: object) -> Container:
+    """One whose first process is a real one: this one unless another is given."""
+    pid = pid or os.getpid()
+    starttime = parse_starttime(Path(f"/proc/{pid}/stat").read_bytes())
+    plain = Container(f"id-{name}", name, "told", pid, starttime, CgroupPaths({}, "/"))
+    return dataclasses.replace(plain, **more)  # type: ignore[arg-type]
+
+
+class Told:
+    """A runtime whose answers and events a test decides."""
+
+    def __init__(self, *containers: Container, name: str = "told") -> None:
+        self.name = name
+        self.found = Found(list(containers))
+        self.error: Exception | None = None
+        self.looks = 0
+        self.notify: Callable[[Change], None] = lambda _: None
+        self.hold = threading.Event()
+        self.hold.set()
+        self._watched = threading.Event()
+        self._closed = threading.Event()
+
+    def find(self) -> Found:
+        self.looks += 1
+        found = self.found
+        self.hold.wait()
+        if self.error:
+            raise self.error
+        return found
+
+    def watch(self, notify: Callable[[Change], None]) -> None:
+        self.notify = notify
+        self._watched.set()
+        self._closed.wait()
+
+    def tell(self, change: Change) -> None:
+        self._watched.wait()
+        self.notify(change)
+
+    def alive(self, container: Container) -> bool:
+        return is_alive("/proc", container)
+
+    def close(self) -> None:
+        self._closed.set()
+        self.hold.set()
+
+
+@contextlib.contextmanager
+def started(*runtimes: Runtime, chosen: Filter | None = None, resync: float = LONG) -> Iterator[Inventory]:
+    inventory = Inventory(runtimes, chosen or Filter(NOTHING, NOTHING), SelfStat(), resync)
+    inventory.start()
+    try:
+        yield inventory
+    finally:
+        inventory.stop()
+        left = [
+            thread.name for thread in threading.enumerate() if thread.name.startswith(("look-", "watch-"))
+        ]
+        assert left == []
+
+
+def names(inventory: Inventory) -> list[str]:
+    return [one.name for one in inventory.snapshot()]
+
+
+def reasons(inventory: Inventory) -> dict[str, str]:
+    return {one.name: one.reason for one in inventory.left_out()}
+
+
+def test_snapshot_is_sorted_by_name() -> None:
+    with started(Told(container("web"), container("db"), container("mq"))) as inventory:
+        assert names(inventory) == ["db", "mq", "web"]
+
+
+def test_several_runtimes_know_one_container_once() -> None:
+    first = Told(container("web", id="1", image="known"), name="first")
+    second = Told(container("nameless", id="1"), container("other", id="2"), name="second")
+    with started(first, second) as inventory:
+        assert [(one.name, one.image) for one in inventory.snapshot()] == [("other", ""), ("web", "known")]
+        assert [(state.name, state.ok, state.containers) for state in inventory.states()] == [
+            ("first", True, 1),
+            ("second", True, 2),
+        ]
+
+
+def test_who_is_left_out_and_why() -> None:
+    pod = Pod("web-0", "prod")
+    told = Told(
+        container("web"),
+        container("noise"),
+        container("sandbox", pause=True, pod=pod),
+        container("nameless-pod", pause=True, pod=Pod("", "", "uid-1")),
+        container("gateway", host_network=True),
+    )
+    told.found.left_out.append(LeftOut("stuck", "id-stuck", "told", "hangs"))
+    told.found.left_out.append(LeftOut("web", "id-web", "told", "known by another runtime"))
+    with started(told, chosen=Filter(NOTHING, {"name": ["noise"]})) as inventory:
+        assert names(inventory) == ["gateway", "web"]
+        assert reasons(inventory) == {
+            "noise": 'excluded by name "noise"',
+            "sandbox": "pause: it only holds the namespaces of pod web-0",
+            "nameless-pod": "pause: it only holds the namespaces of pod uid-1",
+            "gateway": HOST_NETWORK,
+            "stuck": "hangs",
+        }
+
+
+def test_self_statistics() -> None:
+    stat = SelfStat()
+    told = Told(container("web"), container("noise"))
+    inventory = Inventory([told], Filter(NOTHING, {"name": ["noise"]}), stat, LONG)
+    inventory.start()
+    inventory.snapshot()
+    assert (stat.value("containers"), stat.value("runtime.up")) == (1, 1)
+    told.error = RuntimeUnavailableError("cannot use it")
+    inventory.refresh()
+    wait_until(lambda: not inventory.states()[0].ok, "the failure is known")
+    inventory.snapshot()
+    assert (stat.value("containers"), stat.value("runtime.up")) == (1, 0)
+    inventory.stop()
+
+
+def test_without_any_runtime_nothing_is_known_and_nothing_is_down() -> None:
+    stat = SelfStat()
+    inventory = Inventory([], Filter(NOTHING, NOTHING), stat, LONG)
+    inventory.start()
+    assert inventory.snapshot() == []
+    assert stat.value("runtime.up") is None
+    inventory.stop()
+
+
+def test_a_runtime_that_fails_keeps_what_is_known() -> None:
+    told = Told(container("web"))
+    with started(told, resync=0.05) as inventory:
+        told.error = RuntimeUnavailableError("cannot use it: it hangs")
+        wait_until(lambda: not inventory.states()[0].ok, "the failure is known")
+        assert names(inventory) == ["web"]
+        [state] = inventory.states()
+        assert (state.error, state.containers) == ("cannot use it: it hangs", 1)
+        assert state.last_ok is not None
+        told.error = None
+        wait_until(lambda: inventory.states()[0].ok, "it answers again")
+        assert inventory.states()[0].error == ""
+
+
+def test_a_failure_is_followed_by_another_look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "_FIRST_RETRY", 0.01)
+    told = Told(container("web"))
+    told.error = RuntimeUnavailableError("cannot use it")
+    with started(told, resync=LONG) as inventory:
+        told.error = None
+        wait_until(lambda: names(inventory) == ["web"], "it looks again long before the next resync")
+
+
+def test_a_bug_in_a_runtime_is_contained(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(container("web"))
+    with started(told, resync=0.05) as inventory:
+        told.error = ZeroDivisionError("oops")
+        wait_until(lambda: not inventory.states()[0].ok, "the failure is known")
+        assert inventory.states()[0].error == "cannot look at told: ZeroDivisionError: oops"
+        assert names(inventory) == ["web"]
+        told.error = None
+        wait_until(lambda: inventory.states()[0].ok, "the thread lives on")
+
+
+def test_a_runtime_that_never_answered(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told()
+    told.error = RuntimeUnavailableError("cannot use it: no such socket")
+    with started(told) as inventory:
+        assert names(inventory) == []
+        [state] = inventory.states()
+        assert (state.ok, state.last_ok, state.error) == (False, None, "cannot use it: no such socket")
+    assert [record.message for record in caplog.records] == [
+        "cannot use it: no such socket; containers that are known go on being measured"
+    ]
+
+
+def test_start_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("falcon_agent.discovery.inventory.FIRST_LOOK_SECONDS", 0.1)
+    slow, quick = Told(container("slow")), Told(container("quick"))
+    slow.hold.clear()
+    with started(slow, quick) as inventory:
+        assert names(inventory) == ["quick"]
+        assert inventory.states()[0].error == "not asked yet"
+        slow.hold.set()
+        wait_until(lambda: names(inventory) == ["quick", "slow"], "the slow one has answered")
+
+
+def test_an_event_brings_a_look_and_a_death_removes_at_once() -> None:
+    told = Told(container("web"))
+    with started(told) as inventory:
+        told.found = Found([container("web"), container("new")])
+        told.tell(Change("id-new"))
+        wait_until(lambda: names(inventory) == ["new", "web"], "the new one is known")
+        looks = told.looks
+        told.tell(Change("id-web", ended=True))
+        assert names(inventory) == ["new"]
+        assert told.looks == looks
+        assert reasons(inventory) == {"web": "gone: told said that it ended"}
+
+
+def test_a_death_that_overtakes_the_listing_counts() -> None:
+    told = Told(container("web"), container("db"))
+    with started(told) as inventory:
+        told.hold.clear()
+        looks = told.looks
+        inventory.refresh()
+        wait_until(lambda: told.looks > looks, "a look is under way")
+        told.tell(Change("id-web", ended=True))
+        told.hold.set()
+        looked = inventory.states()[0].last_ok
+        wait_until(lambda: inventory.states()[0].last_ok != looked, "the look is over")
+        assert names(inventory) == ["db"]
+
+
+def test_missed_events_are_made_up_by_the_next_listing() -> None:
+    told = Told(container("web"), container("db"))
+    with started(told, resync=0.05) as inventory:
+        told.found = Found([container("db"), container("new")])
+        wait_until(lambda: names(inventory) == ["db", "new"], "the listing is taken over")
+        assert reasons(inventory) == {"web": "gone: told does not list it any more"}
+
+
+def test_a_storm_of_events_is_few_looks() -> None:
+    told = Told(container("web"))
+    with started(told) as inventory:
+        looks = told.looks
+        for _ in range(200):
+            told.tell(Change("id-web"))
+            time.sleep(0.002)  # long enough for a look of its own
+        wait_until(lambda: told.looks > looks, "it looks")
+        inventory.stop()
+        assert told.looks < looks + 100
+
+
+@pytest.mark.real
+def test_an_ended_process_leaves_without_any_event() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        told = Told(container("web"), container("short", sleeper.pid))
+        with started(told) as inventory:
+            assert names(inventory) == ["short", "web"]
+            looks = told.looks
+            told.found = Found([container("web")])
+            sleeper.kill()
+            sleeper.wait()
+            assert names(inventory) == ["web"]
+            assert reasons(inventory) == {"short": "gone: its first process ended"}
+            wait_until(lambda: told.looks > looks, "it asks whether it was started again")
+
+
+def test_what_is_gone_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(container("web"))
+    with started(told) as inventory:
+        told.tell(Change("id-web", ended=True))
+        assert list(reasons(inventory)) == ["web"]
+        inventory.refresh()
+        wait_until(lambda: names(inventory) == ["web"], "it runs again")
+        assert reasons(inventory) == {}
+        told.tell(Change("id-web", ended=True))
+        monkeypatch.setattr(feed, "GONE_SECONDS", 0.0)
+        assert reasons(inventory) == {}
+
+
+def test_make_runtimes() -> None:
+    def kinds(*names: str) -> list[type]:
+        return [type(one) for one in make_runtimes(names, "unix:///x", 5.0, "/proc", "/sys/fs/cgroup")]
+
+    assert kinds("auto") == [AutoRuntime]
+    assert kinds("docker", "cgroups", "docker") == [DockerRuntime, CgroupRuntime]
+    assert kinds("none") == []
+    with pytest.raises(ValueError, match="podman is no runtime"):
+        kinds("podman")
+
+
+# With a real engine
+
+
+def docker(engine: Engine, timeout: float = 30.0) -> DockerRuntime:
+    return DockerRuntime(engine.url, timeout, "/proc")
+
+
+@pytest.mark.real
+def test_life_of_a_real_container(docker_engine: Engine) -> None:
+    only = Filter({"label": ["test=life"]}, NOTHING)
+    with started(docker(docker_engine), chosen=only) as inventory:
+        assert names(inventory) == []
+        with docker_engine.container("--name", "life-1", "--label", "test=life") as one:
+            wait_until(lambda: names(inventory) == ["life-1"], "its start is heard")
+            before = inventory.snapshot()[0]
+            docker_engine.cli("rename", one, "life-2")
+            wait_until(lambda: names(inventory) == ["life-2"], "its new name is heard")
+            docker_engine.cli("restart", "--time", "1", one)
+            wait_until(
+                lambda: [c.key for c in inventory.snapshot()] not in ([], [before.key]),
+                "its next life is known",
+            )
+            os.kill(docker_engine.pid(one), signal.SIGKILL)
+            wait_until(lambda: names(inventory) == [], "its end is known")
+            assert "gone: " in reasons(inventory)["life-2"]
+
+
+@pytest.mark.real
+def test_a_hanging_engine_changes_nothing_but_its_state(docker_engine: Engine) -> None:
+    only = Filter({"label": ["test=hang"]}, NOTHING)
+    with (
+        docker_engine.container("--name", "hang-stays", "--label", "test=hang"),
+        docker_engine.container("--name", "hang-dies", "--label", "test=hang") as dying,
+        started(docker(docker_engine, 0.5), chosen=only) as inventory,
+    ):
+        assert names(inventory) == ["hang-dies", "hang-stays"]
+        pid = docker_engine.pid(dying)
+        with docker_engine.hanging():
+            inventory.refresh()
+            wait_until(lambda: not inventory.states()[0].ok, "the state says that it hangs")
+            assert inventory.states()[0].error.endswith("no answer within 0.5 s; the daemon hangs")
+            assert names(inventory) == ["hang-dies", "hang-stays"]
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: names(inventory) == ["hang-stays"], "the kernel knows without the daemon")
+        wait_until(lambda: inventory.states()[0].ok, "it has recovered by itself")
+        assert names(inventory) == ["hang-stays"]
+
+
+@pytest.mark.real
+def test_an_inventory_stops_although_the_engine_hangs(
+    docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("falcon_agent.discovery.inventory.FIRST_LOOK_SECONDS", 0.1)
+    with docker_engine.hanging(), started(docker(docker_engine, 60.0)) as inventory:
+        assert names(inventory) == []
+
+
+@pytest.fixture
+def own_engine() -> Iterator[Engine]:
+    """One that may be killed: its containers do not survive that."""
+    engine = Engine()
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+@pytest.mark.real
+def test_a_killed_engine_that_comes_back(own_engine: Engine, tmp_path: Path) -> None:
+    first = own_engine.run("--name", "first")
+    own_engine.run("--name", "second", "--restart", "always")
+    with started(docker(own_engine), resync=0.5) as inventory:
+        assert names(inventory) == ["first", "second"]
+        own_engine.kill_daemon()
+        wait_until(lambda: "the daemon does not run" in inventory.states()[0].error, "the state says so")
+        assert names(inventory) == ["first", "second"]
+        # Its end while nobody listens: no event will ever tell.
+        before = {one.name: one.pid for one in inventory.snapshot()}
+        os.kill(before["first"], signal.SIGKILL)
+        wait_until(lambda: names(inventory) == ["second"], "the kernel knows")
+        own_engine.start_daemon()
+        wait_until(lambda: inventory.states()[0].ok, "it answers again")
+        wait_until(
+            lambda: (
+                [(one.name, one.pid != before["second"]) for one in inventory.snapshot()]
+                == [("second", True)]
+            ),
+            "what the new daemon restarted is known",
+        )
+        assert first not in {one.id for one in inventory.snapshot()}
+
+
+@pytest.mark.real
+def test_auto_finds_an_engine_that_comes_later(docker_engine: Engine, tmp_path: Path) -> None:
+    link = tmp_path / "docker.sock"
+    [auto] = make_runtimes(["auto"], f"unix://{link}", 30.0, "/proc", "/sys/fs/cgroup")
+    with docker_engine.container("--name", "auto-named") as one, started(auto, resync=0.2) as inventory:
+        by_cgroup = {c.id: c for c in inventory.snapshot()}[one]
+        assert by_cgroup.name == one[:12]
+        assert [state.name for state in inventory.states()] == ["cgroups"]
+        link.symlink_to(docker_engine.socket)
+        wait_until(lambda: "auto-named" in names(inventory), "the engine is asked")
+        by_docker = {c.id: c for c in inventory.snapshot()}[one]
+        assert by_docker.key == by_cgroup.key
+        assert [state.name for state in inventory.states()] == ["docker"]
