@@ -1,13 +1,13 @@
-"""What waits for delivery. Today in memory; a spool on disk can take its place."""
+"""What waits for delivery, as a sender sees it; here in memory, in `spool` on disk."""
 
 from __future__ import annotations
 
 from collections import deque
 from threading import Condition
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.batches import Batch
@@ -41,6 +41,9 @@ class Spool(Protocol):
 
     def wake(self) -> None:
         """End a `wait` now."""
+
+    def bury(self, items: Sequence[Any], reason: str) -> None:
+        """Keep records that the target refused for themselves where a person can look."""
 
     def close(self) -> int:
         """Stop; returns how many records are lost by that, counted as `records.lost`."""
@@ -129,6 +132,9 @@ class MemoryQueue:
         with self._changed:
             self._woken = True
             self._changed.notify_all()
+
+    def bury(self, items: Sequence[Any], reason: str) -> None:
+        """Nothing: memory is no place to look, and the sender has named the records in the log."""
 
     def close(self) -> int:
         """Forget everything; what waited is lost, counted with reason `stopped`."""

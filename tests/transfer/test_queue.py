@@ -103,3 +103,9 @@ def test_waiting_ends_when_woken_even_before_it_began() -> None:
     queue.wake()
     assert queue.wait(30) is False
     assert queue.wait(0.001) is False
+
+
+def test_refused_records_are_not_kept_in_memory() -> None:
+    queue = MemoryQueue(100, SelfStat())
+    queue.bury([{"metric": "m"}], "refused")
+    assert (queue.records, queue.peek()) == (0, None)
