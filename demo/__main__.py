@@ -53,6 +53,8 @@ def main() -> int:
 def _run_and_receive(environment: dict[str, str]) -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    spool = tempfile.TemporaryDirectory(prefix="falcon-agent-demo-")
+    environment["FALCON_AGENT__SPOOL__DIRECTORY"] = spool.name
     environment["FALCON_AGENT__AGENT__STEP"] = str(_STEP)
     environment["FALCON_AGENT__TRANSFER__ADDRESSES"] = f"http://127.0.0.1:{port}/api/push"
     # A real graph would raise the short step of this demo, and drop most of its points.
@@ -67,6 +69,7 @@ def _run_and_receive(environment: dict[str, str]) -> int:
     for process in (agent, receiver):
         process.send_signal(signal.SIGTERM)
         codes.append(process.wait(timeout=_TIMEOUT))
+    spool.cleanup()
     return max(codes)
 
 

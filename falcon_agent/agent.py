@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from falcon_agent import __version__
 from falcon_agent.cgroupfs import Hierarchies
 from falcon_agent.collectors import Options, make_collectors
 from falcon_agent.collectors.runner import Naming, Runner
@@ -16,24 +18,26 @@ from falcon_agent.discovery.filters import Filter
 from falcon_agent.discovery.inventory import Inventory, make_runtimes
 from falcon_agent.errors import FalconAgentError
 from falcon_agent.scheduler import Scheduler, floor_to_step
-from falcon_agent.transfer.client import Client
+from falcon_agent.transfer.heartbeat import Heartbeat
 from falcon_agent.transfer.outbox import Outbox
-from falcon_agent.transfer.queue import MemoryQueue
 from falcon_agent.transfer.sender import Sender
+from falcon_agent.transfer.spool import DiskSpool
+from falcon_agent.transfer.transport import make_transport
 
 if TYPE_CHECKING:
-    from falcon_agent.config import Settings
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from falcon_agent.config import Settings, Target
     from falcon_agent.metric import Record
     from falcon_agent.selfstat import SelfStat
+    from falcon_agent.transfer.delivery import Delivery
     from falcon_agent.transfer.queue import Spool
+    from falcon_agent.transfer.transport import Transport
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.4
 """How long a stopping agent tries to deliver what is queued; the whole stop stays below 2 s."""
-
-_PACE_SECONDS = 1.0
-"""Pause between the pushes of two cycles: graph loses points that follow each other faster than some 0.2 s."""
 
 _RELOAD_SECONDS = 10.0
 _CYCLE_SECONDS = 0.3
@@ -50,71 +54,142 @@ def build_inventory(settings: Settings, stat: SelfStat) -> Inventory:
     return Inventory(runtimes, chosen, stat, discovery.resync)
 
 
-def build_runner(settings: Settings, stat: SelfStat) -> Runner:
-    """The part that measures."""
-    paths = settings.paths
-    naming = Naming(
+def build_naming(settings: Settings) -> Naming:
+    """What says whom a record is about."""
+    return Naming(
         socket.gethostname(),
         Template(settings.agent.endpoint),
         settings.tags,
         {key: Template(text) for key, text in settings.containers.tags.items()},
     )
+
+
+def build_runner(settings: Settings, stat: SelfStat) -> Runner:
+    """The part that measures."""
+    paths = settings.paths
     collectors = make_collectors(
         settings.collectors.enabled, Options(stat, paths.proc, veth_tag=settings.network.veth_tag)
     )
     hierarchies = Hierarchies.find(paths.proc, paths.cgroup)
-    return Runner(collectors, hierarchies, naming, settings.agent.step, stat, paths.proc)
+    return Runner(collectors, hierarchies, build_naming(settings), settings.agent.step, stat, paths.proc)
 
 
-def build_client(settings: Settings, addresses: list[str] | None = None) -> Client:
-    """The part that speaks to a transfer: all configured addresses, or those given."""
-    transfer = settings.transfer
-    return Client(
-        addresses or transfer.addresses,
-        transfer.timeout,
-        username=transfer.username,
-        password=settings.password(),
-        headers=transfer.headers,
-        ca_file=transfer.ca_file,
+def build_transport(target: Target, addresses: Sequence[str] | None = None) -> Transport:
+    """The part that pushes to a target: to all its addresses, or those given."""
+    return make_transport(
+        addresses or target.addresses,
+        target.timeout,
+        username=target.username,
+        password=target.password(),
+        headers=target.headers,
+        ca_file=target.ca_file,
+        gzip=target.gzip,
     )
 
 
+def build_transports(settings: Settings) -> dict[str, Transport]:
+    """What pushes to each target, by its name."""
+    return {target.name: build_transport(target) for target in settings.transfer.all_targets()}
+
+
+def build_spool(settings: Settings, targets: Iterable[str], stat: SelfStat) -> DiskSpool:
+    """What keeps records until every target has them.
+
+    Raises:
+        SpoolError: another agent uses it, or a newer version wrote it.
+    """
+    spool = settings.spool
+    return DiskSpool(
+        spool.directory,
+        tuple(targets),
+        stat,
+        max_bytes=spool.max_bytes,
+        max_age=spool.max_age,
+        memory_bytes=settings.transfer.queue_bytes,
+    )
+
+
+def build_sender(
+    settings: Settings,
+    target: str,
+    transport: Transport,
+    queue: Spool,
+    stat: SelfStat,
+    resume: Delivery | None = None,
+) -> Sender:
+    """What delivers to one target; `resume` is what a predecessor left unfinished."""
+    step = settings.agent.step
+    # Catching up must be faster than falling behind, also at a step of one second.
+    pace = min(settings.spool.pace, step / 2)
+    return Sender(transport, queue, stat, pace=pace, target=target, step=step, resume=resume)
+
+
+def build_heartbeat(settings: Settings, stat: SelfStat) -> Heartbeat | None:
+    """What reports this host to hbs, if that is wanted."""
+    heartbeat = settings.heartbeat
+    if not heartbeat.address:
+        return None
+    hostname = heartbeat.hostname or build_naming(settings).endpoint(None)
+    return Heartbeat(heartbeat.address, hostname, heartbeat.ip, __version__, stat, heartbeat.interval)
+
+
 class Agent:
-    """The daemon: an inventory that keeps itself current, a cycle at every step, a sender that empties the queue.
+    """The daemon: an inventory that keeps itself current, a cycle at every step, a sender for every target.
 
     Args:
         settings: the validated configuration.
         stat: counters, kept over reloads.
+
+    Raises:
+        FalconAgentError: it cannot be built; nothing was started.
     """
 
     def __init__(self, settings: Settings, stat: SelfStat) -> None:
         self._stat = stat
-        self._spool: Spool = MemoryQueue(settings.transfer.queue_bytes, stat)
         self._cycle_lock = threading.Lock()
-        self._assemble(settings, build_client(settings), build_runner(settings, stat))
+        transports, runner = build_transports(settings), build_runner(settings, stat)
+        self._spool = build_spool(settings, transports, stat)
+        self._assemble(settings, transports, runner, {})
 
-    def _assemble(self, settings: Settings, client: Client, runner: Runner) -> None:
+    def _assemble(
+        self,
+        settings: Settings,
+        transports: Mapping[str, Transport],
+        runner: Runner,
+        unfinished: Mapping[str, Delivery | None],
+    ) -> None:
+        stat = self._stat
         self._settings = settings
         self._runner = runner
-        self._inventory = build_inventory(settings, self._stat)
-        self._outbox = Outbox(self._spool, settings.transfer.batch_size, self._stat)
-        # Catching up must be faster than falling behind, also at a step of one second.
-        self._sender = Sender(
-            client, self._spool, self._stat, pace=min(_PACE_SECONDS, settings.agent.step / 2)
-        )
+        self._inventory = build_inventory(settings, stat)
+        self._outbox = Outbox(self._spool, settings.transfer.batch_size, stat)
+        self._senders = {
+            name: build_sender(settings, name, transport, self._spool.queue(name), stat, unfinished.get(name))
+            for name, transport in transports.items()
+        }
+        self._heartbeat = build_heartbeat(settings, stat)
         self._scheduler = Scheduler(
             settings.agent.step,
             lambda: self._outbox.put(self._measure(runner)),
-            lambda: self._stat.count("collect.skipped"),
+            lambda: stat.count("collect.skipped"),
         )
 
     def start(self) -> None:
         """Find the containers, report at once what needs no history, and go on at every step."""
         self._inventory.start()
-        self._sender.start()
+        for sender in self._senders.values():
+            sender.start()
+        if self._heartbeat is not None:
+            self._heartbeat.start()
         # This cycle runs between two steps. A COUNTER would be read as a rate over a whole step that was none, so
-        # only GAUGEs are sent; the scheduled cycles then have something to measure against.
-        self._outbox.put(record for record in self._measure(self._runner) if record.counterType == "GAUGE")
+        # only GAUGEs are sent; the scheduled cycles then have something to measure against. Where an agent has
+        # reported this step before, its records are the better ones.
+        newest = self._spool.newest
+        self._outbox.put(
+            record
+            for record in self._measure(self._runner)
+            if record.counterType == "GAUGE" and (newest is None or record.timestamp > newest)
+        )
         self._scheduler.start()
 
     def _measure(self, runner: Runner) -> list[Record]:
@@ -126,23 +201,36 @@ class Agent:
             return runner.cycle(self._inventory.snapshot(), timestamp)
 
     def reload(self, settings: Settings) -> None:
-        """Go on with other settings; what is queued stays queued, and the queue keeps its size.
+        """Go on with other settings; what waits for a target that stays goes on waiting.
 
         Raises:
-            FalconAgentError: nothing could be built from them, or a cycle is stuck; the old parts go on.
+            FalconAgentError: they cannot be used, or a cycle is stuck; the old parts go on.
         """
-        client, runner = build_client(settings), build_runner(settings, self._stat)
+        transports, runner = build_transports(settings), build_runner(settings, self._stat)
         if not self._cycle_lock.acquire(timeout=_RELOAD_SECONDS):
             raise FalconAgentError(f"cannot reload: the cycle under way did not end in {_RELOAD_SECONDS:g} s")
         try:
+            old = self._settings
+            elsewhere = settings.spool.directory != old.spool.directory
+            # One that another agent uses is refused here, while nothing has been stopped.
+            spool = build_spool(settings, transports, self._stat) if elsewhere else None
+            # What only memory holds, because the disk is full, must outlive a reload that is about other things.
+            keep = settings.spool == old.spool and transports.keys() == self._senders.keys()
             self._scheduler.stop()
-            self._sender.pause()
+            unfinished = {name: sender.pause() for name, sender in self._senders.items()}
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
             self._inventory.stop()
             self._runner.close()
-            self._assemble(settings, client, runner)
+            if not keep:
+                self._spool.close()
+                self._spool = spool or build_spool(settings, transports, self._stat)
+            self._assemble(settings, transports, runner, {} if elsewhere else unfinished)
         finally:
             self._cycle_lock.release()
         self.start()
+        # The old parts refer to each other, and hold threads and descriptors until they are collected.
+        gc.collect()
 
     def stop(self) -> bool:
         """Stop measuring, deliver what can be delivered within `FLUSH_SECONDS`, and let everything go.
@@ -151,13 +239,27 @@ class Agent:
             False if a cycle is stuck, e.g. in a read that the kernel does not end: its thread is still there.
         """
         self._scheduler.stop()
-        left = self._sender.stop(FLUSH_SECONDS)
-        if left:
-            log.warning("stopped with %d records undelivered: no transfer took them in time", left)
+        stoppers = [
+            threading.Thread(target=sender.stop, args=(FLUSH_SECONDS,)) for sender in self._senders.values()
+        ]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         self._inventory.stop()
-        if not self._cycle_lock.acquire(timeout=_CYCLE_SECONDS):
+        ended = self._cycle_lock.acquire(timeout=_CYCLE_SECONDS)
+        if ended:
+            self._runner.close()
+            self._cycle_lock.release()
+        else:
             log.warning("the last cycle hangs and is abandoned")
-            return False
-        self._runner.close()
-        self._cycle_lock.release()
-        return True
+        waiting = self._spool.status()
+        lost = self._spool.close()
+        for target in waiting.targets:
+            if target.records:
+                log.warning("%d records for %s wait on disk for the next start", target.records, target.name)
+        if lost:
+            log.warning("%d records are lost: the disk did not take them", lost)
+        return ended

@@ -11,7 +11,7 @@ import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from falcon_agent.collectors import NAMES
 from falcon_agent.container import Template
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 DEFAULT_PATH = "/etc/falcon-agent/agent.toml"
+DEFAULT_TARGET = "default"
 ENVIRONMENT_PREFIX = "FALCON_AGENT__"
 _MAX_BYTES = 1024 * 1024
 _MAX_SECRET_BYTES = 4096
@@ -37,12 +38,20 @@ def _check_template(text: str) -> str:
 
 def _check_push_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("a URL such as http://127.0.0.1:6060/api/push")
+    if parts.scheme not in {"http", "https", "rpc"} or not parts.hostname:
+        raise ValueError("a URL such as http://127.0.0.1:6060/api/push or rpc://127.0.0.1:8433")
     if parts.username or parts.password:
-        raise ValueError("a URL without credentials; use transfer.username and transfer.password_file")
-    _ = parts.port  # raises ValueError itself when it is no number below 65536
+        raise ValueError("a URL without credentials; use username and password_file")
+    port = parts.port  # raises ValueError itself when it is no number below 65536
+    if parts.scheme == "rpc" and (not port or parts.path.strip("/")):
+        raise ValueError("rpc://host:port, with transfer's JSON-RPC port, usually 8433")
     return url
+
+
+def _check_host_port(text: str) -> str:
+    if text and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d{1,5}", text, re.ASCII):
+        raise ValueError("host:port, such as hbs.example.com:6030, or nothing")
+    return text
 
 
 def _check_docker_url(url: str) -> str:
@@ -65,6 +74,7 @@ def _check_collector(name: str) -> str:
 
 TemplateText = Annotated[str, Field(min_length=1), AfterValidator(_check_template)]
 PushUrl = Annotated[str, AfterValidator(_check_push_url)]
+HostPort = Annotated[str, AfterValidator(_check_host_port)]
 DockerUrl = Annotated[str, AfterValidator(_check_docker_url)]
 TagKey = Annotated[str, AfterValidator(_check_tag_key)]
 CollectorName = Annotated[str, AfterValidator(_check_collector)]
@@ -82,17 +92,74 @@ class Agent(_Section):
     step: int = Field(default=60, ge=1, le=86400)
 
 
-class Transfer(_Section):
-    """`[transfer]`: where the records go."""
+class _Delivery(_Section):
+    """What can be said of every place that takes records."""
 
-    addresses: list[PushUrl] = Field(default=["http://127.0.0.1:6060/api/push"], min_length=1)
-    batch_size: int = Field(default=1000, ge=1, le=50000)
     timeout: float = Field(default=5.0, gt=0, le=300)
-    queue_bytes: int = Field(default=8 * 1024 * 1024, ge=65536)
+    gzip: bool = False
     username: str = ""
     password_file: str = ""
     ca_file: str = ""
     headers: dict[str, str] = {}
+
+    def password(self) -> str:
+        """The first line of `password_file`, or nothing where none is set.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if not self.password_file:
+            return ""
+        return _read(self.password_file, _MAX_SECRET_BYTES, "password_file").split("\n", 1)[0].rstrip("\r")
+
+
+class Target(_Delivery):
+    """`[[transfer.targets]]`: one of several places that get every record, each at its own speed."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_.-]{1,64}$")
+    addresses: list[PushUrl] = Field(min_length=1)
+
+
+class Transfer(_Delivery):
+    """`[transfer]`: where the records go."""
+
+    addresses: list[PushUrl] = Field(default=["http://127.0.0.1:6060/api/push"], min_length=1)
+    batch_size: int = Field(default=1000, ge=1, le=50000)
+    queue_bytes: int = Field(default=8 * 1024 * 1024, ge=65536)
+    targets: list[Target] = []
+
+    @field_validator("targets")
+    @classmethod
+    def _check_names(cls, targets: list[Target]) -> list[Target]:
+        names = [target.name for target in targets]
+        if len(set(names)) < len(names) or DEFAULT_TARGET in names:
+            raise ValueError(f"names that differ from each other and from {DEFAULT_TARGET!r}")
+        return targets
+
+    def all_targets(self) -> list[Target]:
+        """Every target by name: `addresses` is the one called `default`, unless only `targets` are given."""
+        if self.targets and "addresses" not in self.model_fields_set:
+            return self.targets
+        own = {name: getattr(self, name) for name in _Delivery.model_fields}
+        return [Target(name=DEFAULT_TARGET, addresses=self.addresses, **own), *self.targets]
+
+
+class Spool(_Section):
+    """`[spool]`: where records wait on disk until every target has them."""
+
+    directory: str = Field(default="/var/lib/falcon-agent", pattern="^/")
+    max_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
+    max_age: float = Field(default=86400.0, ge=60)
+    pace: float = Field(default=1.0, ge=0.2, le=60)
+
+
+class Heartbeat(_Section):
+    """`[heartbeat]`: tells hbs that this host is there, so that strategies of host groups apply to it."""
+
+    address: HostPort = ""
+    interval: float = Field(default=60.0, ge=5, le=600)
+    hostname: str = ""
+    ip: str = ""
 
 
 class Globs(_Section):
@@ -152,23 +219,14 @@ class Settings(_Section):
     agent: Agent = Agent()
     tags: dict[TagKey, str] = {}
     transfer: Transfer = Transfer()
+    spool: Spool = Spool()
+    heartbeat: Heartbeat = Heartbeat()
     discovery: Discovery = Discovery()
     containers: Containers = Containers()
     collectors: Collectors = Collectors()
     network: Network = Network()
     paths: Paths = Paths()
     log: Log = Log()
-
-    def password(self) -> str:
-        """The first line of `transfer.password_file`, or nothing where none is set.
-
-        Raises:
-            ConfigError: the file cannot be read.
-        """
-        path = self.transfer.password_file
-        if not path:
-            return ""
-        return _read(path, _MAX_SECRET_BYTES, "transfer.password_file").split("\n", 1)[0].rstrip("\r")
 
 
 def load(path: str | None, environment: Mapping[str, str] = os.environ) -> Settings:

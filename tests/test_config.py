@@ -15,6 +15,7 @@ from falcon_agent.config import Settings, load
 from falcon_agent.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config" / "agent.toml"
+UNCOMMENTED = re.sub(r"^#(\w+ = |\[\[)", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -39,12 +40,11 @@ def test_nothing_given_means_defaults() -> None:
 
 
 def test_example_names_every_key_with_its_default() -> None:
-    uncommented = re.sub(r"^#(\w+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
-    shown = tomllib.loads(uncommented)
+    shown = tomllib.loads(UNCOMMENTED)
     defaults = Settings().model_dump()
 
     assert leaves(shown) == leaves(defaults) | {"tags.idc", "containers.tags.app", "transfer.headers.X-Token"}
-    examples = {"tags", "headers"}
+    examples = {"tags", "headers", "targets"}
     for name, section in defaults.items():
         for key, value in section.items():
             if key not in examples and name != "tags":
@@ -60,8 +60,7 @@ def leaves(tree: dict[str, object], prefix: str = "") -> set[str]:
 
 def test_example_is_accepted_as_it_is_and_uncommented(tmp_path: Path) -> None:
     assert load(str(EXAMPLE), {}) == Settings()
-    uncommented = re.sub(r"^#(\w+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
-    assert load(write(tmp_path, uncommented), {}).containers.tags == {"app": "{label:com.example.app}"}
+    assert load(write(tmp_path, UNCOMMENTED), {}).containers.tags == {"app": "{label:com.example.app}"}
 
 
 def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
@@ -102,6 +101,9 @@ def test_unknown_section(tmp_path: Path) -> None:
         ('[discovery]\nruntimes = ["rkt"]', "discovery.runtimes.0", '"rkt"', "'docker'"),
         ('[discovery]\ndocker = "/var/run/docker.sock"', "discovery.docker", "docker.sock", "unix:///"),
         ('[collectors]\nenabled = ["gpu"]', "collectors.enabled.0", '"gpu"', "sockets or cpu"),
+        ("[transfer]\naddresses = ['rpc://a']", "transfer.addresses.0", "rpc://a", "8433"),
+        ("[heartbeat]\naddress = 'hbs'", "heartbeat.address", "hbs", "6030"),
+        ("[spool]\npace = 0", "spool.pace", "0", "0.2"),
         ("[tags]\nidc = 1", "tags.idc", "1", "valid string"),
         ('[tags]\n"a b" = "c"', "tags.a b", "a b", "tag key"),
         ('[log]\nlevel = "loud"', "log.level", '"loud"', "'debug'"),
@@ -184,9 +186,20 @@ def test_bad_environment_names_the_variable(name: str, value: str, said: str) ->
 def test_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2\nnot this\n")
-    assert load(write(tmp_path, f'[transfer]\npassword_file = "{secret}"\n'), {}).password() == "hunter2"
-    with pytest.raises(ConfigError, match=r"cannot read transfer.password_file .*No such file"):
-        load(write(tmp_path, '[transfer]\npassword_file = "/nonexistent"\n'), {}).password()
+    settings = load(write(tmp_path, f'[transfer]\npassword_file = "{secret}"\n'), {})
+    assert settings.transfer.password() == "hunter2"
+    with pytest.raises(ConfigError, match=r"cannot read password_file /nonexistent: No such file"):
+        load(write(tmp_path, '[transfer]\npassword_file = "/nonexistent"\n'), {}).transfer.password()
+
+
+def test_targets_add_to_the_addresses_or_replace_the_default_ones(tmp_path: Path) -> None:
+    target = "[[transfer.targets]]\nname = 'n9e'\naddresses = ['http://b/']\ngzip = true\n"
+    only = load(write(tmp_path, target), {}).transfer.all_targets()
+    assert [(one.name, one.addresses, one.gzip) for one in only] == [("n9e", ["http://b/"], True)]
+    both = load(write(tmp_path, "[transfer]\ntimeout = 2\naddresses = ['rpc://a:8433']\n" + target), {})
+    assert [(one.name, one.timeout) for one in both.transfer.all_targets()] == [("default", 2), ("n9e", 5)]
+    assert "differ from each other" in refused(write(tmp_path, target + target))
+    assert "'default'" in refused(write(tmp_path, target.replace("n9e", "default")))
 
 
 @given(st.text())

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from falcon_agent.cli.options import add_config, add_json, command, settings
@@ -35,6 +36,8 @@ _EXAMPLES = """\
 _GRAPH_STEP = 30
 _WORLD_READABLE = 0o004
 _SHOWN = 3
+_CYCLES_UNDER_WAY = 2
+"""Cycles that may wait while all is well: one just measured, one being pushed."""
 
 Level = Literal["ok", "note", "warn", "fail"]
 _LEVELS: dict[Level, tuple[int, str]] = {
@@ -83,13 +86,15 @@ def run(args: argparse.Namespace) -> int:
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     try:
         chosen = settings(args)
-        chosen.password()
+        for target in chosen.transfer.all_targets():
+            target.password()
     except ConfigError as error:
         yield Finding("fail", "configuration", str(error))
         return
     yield Finding("ok", "configuration", args.config or "defaults and environment")
     yield from _advice(chosen)
     yield from _transfers(chosen)
+    yield from _spool(chosen)
     yield from _measuring(chosen)
 
 
@@ -102,30 +107,63 @@ def _advice(chosen: Settings) -> Iterator[Finding]:
             "agent.step",
             f"{step} s is below {_GRAPH_STEP} s: graph raises it to {_GRAPH_STEP} s and drops points",
         )
-    path = chosen.transfer.password_file
-    if path and os.stat(path).st_mode & _WORLD_READABLE:
-        yield Finding(
-            "warn", "transfer.password_file", f"everybody on this host can read {path}; chmod 640 {path}"
-        )
+    for path in dict.fromkeys(target.password_file for target in chosen.transfer.all_targets()):
+        if path and os.stat(path).st_mode & _WORLD_READABLE:
+            yield Finding(
+                "warn", "password_file", f"everybody on this host can read {path}; chmod 640 {path}"
+            )
     if chosen.network.veth_tag:
         yield Finding("warn", "network.veth_tag", "every container made anew starts new network series")
 
 
 def _transfers(chosen: Settings) -> Iterator[Finding]:
-    """An empty push to each address; one that works is enough to go on."""
-    from falcon_agent.agent import build_client  # noqa: PLC0415
+    """An empty push to each address; of the equals of a target one that works is enough to go on."""
+    from falcon_agent.agent import build_transport  # noqa: PLC0415
 
-    unreached = []
-    for address in chosen.transfer.addresses:
-        try:
-            reply = build_client(chosen, [address]).post(b"[]")
-        except FalconAgentError as error:
-            unreached.append(Finding("warn", "transfer", str(error)))
-        else:
-            yield Finding("ok", "transfer", f"{address} answers in {reply.latency * 1000:.0f} ms")
-    none_left = len(unreached) == len(chosen.transfer.addresses)
-    for finding in unreached:
-        yield Finding("fail" if none_left else "warn", finding.subject, finding.text)
+    for target in chosen.transfer.all_targets():
+        errors = []
+        for address in target.addresses:
+            try:
+                reply = build_transport(target, [address]).post(b"[]")
+            except FalconAgentError as error:
+                errors.append(str(error))
+            else:
+                yield Finding("ok", "transfer", f"{address} answers in {reply.latency * 1000:.0f} ms")
+        level: Level = "fail" if len(errors) == len(target.addresses) else "warn"
+        for text in errors:
+            yield Finding(level, "transfer", text)
+
+
+def _spool(chosen: Settings) -> Iterator[Finding]:
+    """Whether the spool can be used, what waits in it, and why it grows."""
+    from falcon_agent.transfer.spoolstatus import inspect  # noqa: PLC0415
+
+    directory = chosen.spool.directory
+    place = directory
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if not os.access(place, os.W_OK | os.X_OK):
+        text = f"cannot write to {place}; records would wait in memory only, and be lost when the agent ends"
+        yield Finding("warn", "spool", text)
+    try:
+        status = inspect(directory)
+    except FalconAgentError as error:
+        yield Finding("warn", "spool", str(error))
+        return
+    user = f"; the agent with pid {status.holder} uses it" if status.held else ""
+    for target in status.targets:
+        if target.timestamps <= _CYCLES_UNDER_WAY:
+            continue
+        seconds = target.timestamps * chosen.spool.pace
+        since = datetime.fromtimestamp(target.oldest or 0).astimezone().isoformat(sep=" ", timespec="seconds")
+        text = (
+            f"{target.records} records of {target.timestamps} cycles wait for {target.name}, the oldest since {since}: "
+            f"it did not take them (see transfer above); once it does, they take about {seconds:.0f} s"
+        )
+        yield Finding("warn", "spool", text)
+    yield Finding(
+        "ok", "spool", f"{directory}, {status.file_bytes} bytes of at most {chosen.spool.max_bytes}{user}"
+    )
 
 
 def _measuring(chosen: Settings) -> Iterator[Finding]:

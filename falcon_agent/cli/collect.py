@@ -142,18 +142,20 @@ def _print_group(items: Sequence[Measured], metrics: Mapping[str, Metric]) -> No
 
 
 def _push(records: list[Record], chosen: Settings, stat: SelfStat) -> int:
-    """Push the records once and say on standard error what the transfer answered."""
-    from falcon_agent.agent import build_client  # noqa: PLC0415
+    """Push the records once to every target and say on standard error what it answered."""
+    from falcon_agent.agent import build_sender, build_transports  # noqa: PLC0415
     from falcon_agent.cli import FAILED  # noqa: PLC0415
     from falcon_agent.transfer.outbox import Outbox  # noqa: PLC0415
     from falcon_agent.transfer.queue import MemoryQueue  # noqa: PLC0415
-    from falcon_agent.transfer.sender import Sender  # noqa: PLC0415
 
     if not records:
         print("nothing to push", file=sys.stderr)
         return 0
-    queue = MemoryQueue(max(chosen.transfer.queue_bytes, 1024 * len(records)), stat)
-    Outbox(queue, chosen.transfer.batch_size, stat).put(records)
-    outcome = Sender(build_client(chosen), queue, stat).send_once()
-    print(outcome, file=sys.stderr)
-    return 0 if outcome else FAILED
+    outcomes = []
+    for name, transport in build_transports(chosen).items():
+        queue = MemoryQueue(max(chosen.transfer.queue_bytes, 1024 * len(records)), stat)
+        Outbox(queue, chosen.transfer.batch_size, stat).put(records)
+        outcome = build_sender(chosen, name, transport, queue, stat).send_once()
+        print(f"{name}: {outcome}", file=sys.stderr)
+        outcomes.append(outcome)
+    return 0 if all(outcomes) else FAILED

@@ -45,6 +45,10 @@ _VALUES = (
         "falcon_agent.queue.records", "GAUGE", "records",
         "Records of earlier cycles that no transfer has accepted yet.", "records in the queue",
     )),
+    ("spool.memory", Metric(
+        "falcon_agent.spool.memory", "GAUGE", "records",
+        "Records that wait in memory only, because the spool's disk does not take them.", "records not written",
+    )),
     ("queue.bytes", Metric(
         "falcon_agent.queue.bytes", "GAUGE", "bytes",
         "Size of those records.", "bytes in the queue",
@@ -73,6 +77,10 @@ _COUNTS = (
         "Good records that were given up before a transfer accepted them.", "counted since the start",
         tags=("reason",),
     )),
+    ("heartbeat.failed", "reason", Metric(
+        "falcon_agent.heartbeat.failed", "COUNTER", "heartbeats",
+        "Reports to hbs that failed.", "counted since the start", tags=("reason",),
+    )),
     ("collect.failed", "collector", Metric(
         "falcon_agent.collect.failed", "COUNTER", "failures",
         "Measurements that failed; the others of the cycle went on.", "counted since the start",
@@ -82,6 +90,17 @@ _COUNTS = (
         "falcon_agent.collect.skipped", "COUNTER", "cycles",
         "Cycles that did not happen because the one before was still running or the host slept.",
         "counted since the start",
+    )),
+)  # fmt: skip
+_LABELLED = (
+    ("target.records", "target", Metric(
+        "falcon_agent.target.records", "GAUGE", "records",
+        "Records that wait for one target.", "records in the spool behind the target's cursor", tags=("target",),
+    )),
+    ("clock.ahead", "target", Metric(
+        "falcon_agent.clock.ahead", "GAUGE", "seconds",
+        "By how much records that are held back lie in the future of the target's clock; 0 if none is held back.",
+        "timestamp - time of the target, as its replies tell it", tags=("target",),
     )),
 )  # fmt: skip
 COLLECTOR_CPU = Metric(
@@ -118,8 +137,9 @@ class AgentCollector:
     scope: Scope = "host"
     metrics: tuple[Metric, ...] = (
         ALIVE,
-        *(m for _, m in _VALUES),
-        *(m for _, _, m in _COUNTS),
+        *(metric for _, metric in _VALUES),
+        *(metric for _, _, metric in _COUNTS),
+        *(metric for _, _, metric in _LABELLED),
         COLLECTOR_CPU,
         RSS,
         CPU,
@@ -146,6 +166,9 @@ class AgentCollector:
         for collector, milliseconds in sorted(self._stat.labelled("collect.cpu").items()):
             if collector != self.name:
                 yield COLLECTOR_CPU, round(milliseconds, 3), (("collector", collector),)
+        for name, tag, metric in _LABELLED:
+            for label, value in sorted(self._stat.labelled(name).items()):
+                yield metric, round(value, 3), ((tag, label),)
         yield RSS, _resident_bytes(), ()
         yield CPU, int(time.process_time() * 1000), ()
 

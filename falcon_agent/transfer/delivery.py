@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_EXTRA_POSTS = 256
 """Pushes to search one batch: some twenty bad records among a thousand are found with it."""
 
-_EMPTY = b"[]"
+EMPTY = b"[]"
 
 
 class Post(Protocol):
@@ -57,8 +57,9 @@ class Delivery:
         batch: the batch.
         left: records whose fate is open.
         sent: records that were accepted.
-        invalid: records that the transfer refused.
-        bad: the refused ones, as far as the search found them.
+        invalid: records that the transfer refused, or that a search which ended too early left undelivered.
+        bad: the refused ones, as far as the search found them, each with what was said against it.
+        abandoned: those that the search left undelivered; good ones may be among them.
         replies: what was answered to pushes that count (not those of the search).
     """
 
@@ -66,7 +67,8 @@ class Delivery:
     left: int = 0
     sent: int = 0
     invalid: int = 0
-    bad: list[Any] = field(default_factory=list)
+    bad: list[tuple[Any, str]] = field(default_factory=list)
+    abandoned: list[Any] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     _begun: bool = False
     _parts: list[_Part] = field(default_factory=list)
@@ -74,6 +76,13 @@ class Delivery:
 
     def __post_init__(self) -> None:
         self.left = self.batch.count
+
+    def is_of(self, batch: Batch) -> bool:
+        """Whether this is the delivery of `batch`: a store on disk lends the same one as another object each time."""
+        own = self.batch
+        return own is batch or (
+            own.timestamp == batch.timestamp and own.count == batch.count and own.body == batch.body
+        )
 
     @property
     def done(self) -> bool:
@@ -107,7 +116,7 @@ class Delivery:
                 raise
             self._accuse(error, post)
             self._begun = True
-            self._halve(_Part(items_of(self.batch.body)))
+            self._halve(_Part(items_of(self.batch.body)), error.said)
             return
         self._begun = True
         self._taken(reply, self.batch.count, lambda: items_of(self.batch.body))
@@ -120,25 +129,25 @@ class Delivery:
         have the agent throw away all that it measures.
         """
         try:
-            post(_EMPTY)
+            post(EMPTY)
         except Rejected as empty:
-            fact = f"it answered {error.status} {error.answer!r}, and to an empty push {empty.status} too"
-            raise Failure(error.reason, fact, "is this the address of a transfer?").of(
-                error.address
-            ) from None
+            fact = f"it answered {error.said}, and to an empty push {empty.said} too"
+            advice = empty.hint or "is this the address of a transfer?"
+            raise Failure(error.reason, fact, advice).of(error.address) from None
 
     def _deliver(self, part: _Part, post: Post) -> None:
         """Push a half of a POST that was refused as a whole."""
-        reply = None
+        reply, said = None, ""
         try:
             reply = post(body_of(part.items))
         except Rejected as error:
             if not error.body_at_fault:
                 raise
+            said = error.said
         self._extra -= 1
         self._parts.pop()
         if reply is None:
-            self._halve(part)
+            self._halve(part, said)
         else:
             self._taken(reply, len(part.items), lambda: part.items)
 
@@ -173,17 +182,17 @@ class Delivery:
         if not part.invalid:
             return
         if part.invalid >= len(part.items):
-            self.bad += part.items
+            self.bad += [(item, "it counted it as invalid") for item in part.items]
             return
         left, right = _halves(part.items)
         second = _Part(right, taken=True)
         first = _Part(left, taken=True, rest=(second, part.invalid))
         self._parts += (second, first)
 
-    def _halve(self, part: _Part) -> None:
-        """Go on with a part that was refused as a whole."""
+    def _halve(self, part: _Part, said: str) -> None:
+        """Go on with a part that was refused as a whole, with this answer."""
         if len(part.items) == 1:
-            self.bad += part.items
+            self.bad += [(item, f"it answered {said}") for item in part.items]
             self.invalid += 1
             self.left -= 1
             return
@@ -191,7 +200,8 @@ class Delivery:
         self._parts += (_Part(right), _Part(left))
 
     def _give_up(self) -> None:
-        """Too many are bad: what was not accepted by now is refused, unnamed."""
+        """Too many are bad: what was not accepted by now is refused with them."""
+        self.abandoned += [item for part in self._parts if not part.taken for item in part.items]
         self.invalid += self.left
         self.left = 0
         self._parts = []

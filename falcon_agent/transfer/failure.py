@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _BODY_AT_FAULT = frozenset({400, 413, 422})
 """Of the 4xx, those that another body may be spared; any other is about the address or the credentials."""
 
+_NO_SUCH_METHOD = "rpc: "
+"""So begins what Go's net/rpc itself says against a call, e.g. `rpc: can't find service Transfer.Update`."""
+
 _ADVICE = {
     400: "one of the records is badly typed",
     401: "check username and password_file, or the headers",
@@ -31,29 +34,42 @@ _ADVICE = {
 
 
 class Rejected(TransferError):  # noqa: N818  says what happened to the push
-    """A transfer, or a gateway in front of it, answered 4xx: the push or the configuration is at fault.
+    """A transfer, or a gateway in front of it, refused a push: the push or the configuration is at fault.
 
     Attributes:
         address: who said so, without credentials.
-        status: the HTTP status.
-        answer: the first line of the answer.
+        status: the HTTP status, 4xx; None for the error of a JSON-RPC answer.
+        answer: the first line of the answer, or that error.
+        hint: advice from who made the request, which knows more than the status tells; else empty.
     """
 
-    def __init__(self, address: str, status: int, answer: str) -> None:
-        advice = _ADVICE.get(status, "check the address and what stands in front of the transfer")
-        super().__init__(f"cannot push to {address}: it answered {status} {answer!r}; {advice}")
+    def __init__(self, address: str, status: int | None, answer: str, hint: str = "") -> None:
         self.address = address
         self.status = status
         self.answer = answer
+        self.hint = hint
+        super().__init__(f"cannot push to {address}: it answered {self.said}; {hint or self._advice()}")
+
+    def _advice(self) -> str:
+        if self.status is None:
+            return _ADVICE[400] if self.body_at_fault else "is this the JSON-RPC port of a transfer?"
+        return _ADVICE.get(self.status, "check the address and what stands in front of the transfer")
+
+    @property
+    def said(self) -> str:
+        """The answer in short."""
+        return f"{'an error' if self.status is None else self.status} {self.answer!r}"
 
     @property
     def reason(self) -> str:
         """One word for the self statistics."""
-        return f"http_{self.status}"
+        return "rpc_error" if self.status is None else f"http_{self.status}"
 
     @property
     def body_at_fault(self) -> bool:
         """Whether other records might be taken; else none will before somebody mends the configuration."""
+        if self.status is None:
+            return not self.answer.startswith(_NO_SUCH_METHOD)
         return self.status in _BODY_AT_FAULT
 
 

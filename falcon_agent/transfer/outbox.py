@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from falcon_agent.transfer.batches import make_batches
 from falcon_agent.transfer.contract import accepted
@@ -12,10 +12,17 @@ if TYPE_CHECKING:
 
     from falcon_agent.metric import Record
     from falcon_agent.selfstat import SelfStat
-    from falcon_agent.transfer.queue import Spool
+    from falcon_agent.transfer.batches import Batch
 
 _MAX_BODY_BYTES = 900_000
 """transfer takes far more, but gateways in front of it often stop at one megabyte."""
+
+
+class Store(Protocol):
+    """Where batches wait: `spool.DiskSpool` or `queue.MemoryQueue`."""
+
+    def put(self, batches: Iterable[Batch]) -> None:
+        """Append."""
 
 
 class Outbox:
@@ -27,7 +34,7 @@ class Outbox:
         stat: told what was refused, by reason.
     """
 
-    def __init__(self, spool: Spool, batch_size: int, stat: SelfStat) -> None:
+    def __init__(self, spool: Store, batch_size: int, stat: SelfStat) -> None:
         self._spool = spool
         self._batch_size = batch_size
         self._stat = stat

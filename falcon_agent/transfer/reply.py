@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import orjson
 
 MAX_MESSAGE = 200
 """Characters of foreign text that go into a message."""
+
+_MAX_DATE = 64
+"""An HTTP date has 29 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,8 @@ class Reply:
         message: its own words, e.g. `ok`.
         latency: of the whole exchange, in seconds.
         address: who took it, without credentials.
+        server_time: the clock of the HTTP server when it answered, in seconds since the epoch, to the second;
+            None where it does not say, as over JSON-RPC.
     """
 
     total: int | None
@@ -27,6 +34,7 @@ class Reply:
     message: str
     latency: float = 0.0
     address: str = ""
+    server_time: float | None = None
 
 
 def parse_reply(content: bytes) -> Reply | None:
@@ -43,12 +51,33 @@ def parse_reply(content: bytes) -> Reply | None:
     except orjson.JSONDecodeError:
         return None
     match answer:
-        case {"msg": "success", "data": {"Total": total, "Invalid": invalid, **data}}:
-            return _checked(total, invalid, data.get("Message"))
+        case {"msg": "success", "data": data}:
+            return reply_of(data)
         case {"succ": int(succ), "fail": fail} if _is_count(succ) and _is_count(fail):
             return _checked(succ + fail, fail, answer.get("msg"))
         case _:
             return None
+
+
+def reply_of(result: object) -> Reply | None:
+    """The reply in transfer's own structure, `{"Message":"ok","Total":1,"Invalid":0,"Latency":0}`, or None."""
+    match result:
+        case {"Total": total, "Invalid": invalid, **rest}:
+            return _checked(total, invalid, rest.get("Message"))
+        case _:
+            return None
+
+
+def http_time(value: str | None) -> float | None:
+    """The seconds since the epoch of an HTTP date (RFC 9110 section 5.6.7), or None if it is none."""
+    if value is None or len(value) > _MAX_DATE:
+        return None
+    try:
+        when = parsedate_to_datetime(value)
+        # "-0000" means that the zone is unknown; HTTP knows one only.
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _is_count(value: object) -> bool:

@@ -7,13 +7,14 @@ import random
 import time
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from falcon_agent.transfer.delivery import Delivery
+from falcon_agent.transfer.delivery import EMPTY, Delivery
 from falcon_agent.transfer.failure import Rejected, Unreachable
 from falcon_agent.transfer.reply import printable
+from falcon_agent.transfer.serverclock import ServerClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +23,18 @@ if TYPE_CHECKING:
     from falcon_agent.transfer.batches import Batch
     from falcon_agent.transfer.queue import Spool
     from falcon_agent.transfer.reply import Reply
+    from falcon_agent.transfer.transport import Transport
 
 _log = logging.getLogger(__name__)
 
 _IDLE = 60.0
 """Seconds between two looks at an empty queue, if nothing wakes the thread before."""
+
+_LOOK_AGAIN = 15.0
+"""Seconds between two looks at a clock that is ahead: somebody may mend it."""
+
+_LEAST_MARGIN = 60.0
+"""Seconds that a timestamp may lie ahead of the transfer's time: clocks differ a little, and step may be short."""
 
 _MAX_SERIES_LOGGED = 1000
 """Bad series that are named in the log; later ones are only counted."""
@@ -40,15 +48,8 @@ _FAILURES_PER_WARNING = 20
 _JOIN = 1.0
 """Seconds that the thread has to end after its push was cut off."""
 
-
-class Transport(Protocol):
-    """Pushes bodies; `client.Client` is one."""
-
-    def post(self, body: bytes) -> Reply:
-        """Push, or raise `Rejected` or `Unreachable`."""
-
-    def close(self) -> None:
-        """End a push that is under way, from another thread."""
+_UNKNOWN = -1
+"""Differs from every timestamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +93,25 @@ class Sender:
 
     graph drops a point that is not newer than the newest of its series, and transfer handles what it gets
     concurrently: so pushes never overlap, the oldest goes first, and between two timestamps there is a pause.
+    A point of the future would have graph drop what follows it: so a batch waits while its timestamp is ahead
+    of the transfer's own time. Where that is not told, as over JSON-RPC, nothing waits.
 
     Args:
         client: where to push.
         queue: what to push.
         stat: told `push.ok`, `push.failed` (by reason), `push.latency` (milliseconds), `records.sent`,
-            `records.invalid` (reason `transfer`) and, by way of the queue, `records.lost`.
+            `records.invalid` (reason `transfer`), by target `clock.ahead` (seconds by which the batch that
+            waits is ahead, else 0) and `target.records`, and, by way of the queue, `records.lost`.
         backoff: first and longest upper bound of the wait after a failure, in seconds; the wait is random
             below the bound (full jitter), which doubles each time.
         pace: least seconds between pushes of different timestamps.
         clock: seconds, monotonic.
         sleep: waits so many seconds and returns True when the sender was told to stop; by default it does.
         rng: source of the jitter.
+        target: name of the target, for the log and the statistics; empty where there is only one.
+        step: seconds between two cycles; a batch may be ahead of the transfer's time by this, or by a minute.
+        server_clock: keeps the transfer's time.
+        resume: what `pause` of the predecessor left.
     """
 
     def __init__(
@@ -116,6 +124,11 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], bool] | None = None,
         rng: random.Random | None = None,
+        *,
+        target: str = "",
+        step: float = _LEAST_MARGIN,
+        server_clock: ServerClock | None = None,
+        resume: Delivery | None = None,
     ) -> None:
         self._client = client
         self._queue = queue
@@ -126,8 +139,14 @@ class Sender:
         self._stopping = Event()
         self._sleep = sleep or self._stopping.wait
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, hides nothing
+        self._target = target
+        self._prefix = f"{target}: " if target else ""
+        self._margin = max(step, _LEAST_MARGIN)
+        self._server_clock = server_clock or ServerClock()
+        self._asked = False
+        self._held = False
         self._thread: Thread | None = None
-        self._delivery: Delivery | None = None
+        self._delivery = resume
         self._sent_timestamp: int | None = None
         self._sent_at = 0.0
         self._failures = 0
@@ -136,18 +155,26 @@ class Sender:
 
     def start(self) -> None:
         """Begin delivering in a thread of its own."""
-        self._thread = Thread(target=self._run, name="sender", daemon=True)
+        # What a predecessor pushed last, and when, is not known.
+        self._sent_timestamp, self._sent_at = _UNKNOWN, self._clock()
+        name = f"sender {self._target}" if self._target else "sender"
+        self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def pause(self) -> None:
-        """End, and leave the queue to another sender, as a reload does; a push under way has a second."""
-        self._end(0.0, _JOIN)
+    def pause(self) -> Delivery | None:
+        """End, and leave the queue to another sender, as a reload does; a push under way has a second.
+
+        Returns:
+            The delivery under way, for the successor to `resume`: without it, a batch that was being split
+            would be pushed, and counted, from its beginning.
+        """
+        return self._delivery if self._end(0.0, _JOIN) else None
 
     def stop(self, flush_seconds: float) -> int:
         """Deliver what is possible within `flush_seconds`, then end and close the queue.
 
         A push that is under way at the end is cut off. What becomes of it nobody knows, so its records count
-        as lost although the transfer may have taken them.
+        as not delivered although the transfer may have taken them.
 
         Returns:
             Records that were not delivered and do not outlive the queue, counted as lost (`stopped`).
@@ -155,17 +182,19 @@ class Sender:
         self._end(flush_seconds, flush_seconds)
         return self._queue.close()
 
-    def _end(self, flush_seconds: float, patience: float) -> None:
+    def _end(self, flush_seconds: float, patience: float) -> bool:
+        """End the thread; False if it still hangs, as in a look-up of a name, and touches what it knows."""
         self._flush_until = self._clock() + flush_seconds
         self._stopping.set()
         self._queue.wake()
-        if self._thread is not None:
-            self._thread.join(patience)
+        thread, self._thread = self._thread, None
+        if thread is None:
             self._client.close()
-            self._thread.join(_JOIN)
-            self._thread = None
-        else:
-            self._client.close()
+            return True
+        thread.join(patience)
+        self._client.close()
+        thread.join(_JOIN)
+        return not thread.is_alive()
 
     def send_once(self) -> Summary:
         """Push everything that is queued, each batch once, in the calling thread; for a single cycle."""
@@ -175,7 +204,7 @@ class Sender:
         while error is None and (batch := self._queue.peek()) is not None:
             self._keep_pace(batch)
             delivery = self._delivery = Delivery(batch)
-            error = self._attempt(delivery)
+            error = self._attempt(batch)
             sent += delivery.sent
             invalid += delivery.invalid
             replies += delivery.replies
@@ -201,11 +230,11 @@ class Sender:
             if self._stopping.is_set() and not self._flushing():
                 self._queue.release(batch)
                 return
-            if self._delivery is None or self._delivery.batch is not batch:
-                self._delivery = Delivery(batch)
-            error = self._attempt(self._delivery)
+            error = self._attempt(batch)
+            if self._target:
+                self._stat.set("target.records", self._queue.records, self._target)
         except Exception:  # noqa: BLE001  without its sender the agent would be silent for ever
-            _log.exception("cannot deliver a batch")
+            _log.exception("%scannot deliver a batch", self._prefix)
             self._stat.count("push.failed", "internal")
             self._wait(self._backoff[1])
             return
@@ -220,31 +249,83 @@ class Sender:
                 # Woken early; graph needs the pause all the same.
                 self._wait(self._sent_at + self._pace - self._clock())
 
-    def _attempt(self, delivery: Delivery) -> Rejected | Unreachable | None:
+    def _attempt(self, batch: Batch) -> Rejected | Unreachable | None:
         """Deliver a batch as far as it goes; the error that stopped it, or None when its fate is known."""
-        sent, invalid = delivery.sent, delivery.invalid
         try:
-            while not delivery.done:
-                delivery.advance(self._post)
+            early = self._early(batch)
+            if early is not None:
+                self._queue.release(batch)
+                return early
+            delivery = self._resumed(batch)
+            self._advance(delivery)
         except (Rejected, Unreachable) as error:
-            self._queue.release(delivery.batch)
+            self._queue.release(batch)
             self._failed(error)
             return error
-        finally:
-            self._account(delivery, delivery.sent - sent, delivery.invalid - invalid)
-        self._queue.ack(delivery.batch)
+        self._bury(delivery)
+        self._queue.ack(batch)
         self._delivery = None
         self._succeeded()
         return None
 
+    def _early(self, batch: Batch) -> Unreachable | None:
+        """Why it is too early for a batch, by the transfer's own time, or None."""
+        if not self._asked or self._server_clock.ahead(batch.timestamp) > self._margin:
+            # What is known may be old, so it is asked for before anything is held back for it.
+            self._ask()
+        ahead = self._server_clock.ahead(batch.timestamp)
+        error = None
+        if ahead > self._margin:
+            error = Unreachable(
+                f"cannot push yet: the records are {ahead:.0f} s ahead of the transfer's time, and graph would "
+                "then drop those that follow; check the clocks of this host and of the transfer",
+                "clock",
+                min(ahead - self._margin, _LOOK_AGAIN),
+            )
+        self._stat.set("clock.ahead", ahead if error else 0.0, self._target)
+        if (error is not None) != self._held:
+            self._held = error is not None
+            words = error or "the records are not ahead of the transfer's time any more"
+            _log.warning("%s%s", self._prefix, words)
+        return error
+
+    def _ask(self) -> None:
+        """Learn the transfer's time by an empty push."""
+        try:
+            self._exchange(EMPTY)
+        except Rejected as error:
+            if not error.body_at_fault:
+                raise
+        self._asked = True
+
+    def _resumed(self, batch: Batch) -> Delivery:
+        """The delivery of this batch that was begun before, or a new one."""
+        begun = self._delivery
+        if begun is None or not begun.is_of(batch):
+            begun = self._delivery = Delivery(batch)
+        return begun
+
+    def _advance(self, delivery: Delivery) -> None:
+        sent, invalid = delivery.sent, delivery.invalid
+        try:
+            while not delivery.done:
+                delivery.advance(self._post)
+        finally:
+            self._account(delivery, delivery.sent - sent, delivery.invalid - invalid)
+
     def _post(self, body: bytes, /) -> Reply:
+        reply = self._exchange(body)
+        self._stat.count("push.ok")
+        self._stat.set("push.latency", reply.latency * 1000)
+        return reply
+
+    def _exchange(self, body: bytes) -> Reply:
         try:
             reply = self._client.post(body)
         except (Rejected, Unreachable) as error:
             self._stat.count("push.failed", error.reason)
             raise
-        self._stat.count("push.ok")
-        self._stat.set("push.latency", reply.latency * 1000)
+        self._server_clock.learn(reply.server_time)
         return reply
 
     def _account(self, delivery: Delivery, sent: int, invalid: int) -> None:
@@ -255,31 +336,39 @@ class Sender:
             self._stat.count("records.sent", n=sent)
         if invalid:
             self._stat.count("records.invalid", "transfer", invalid)
-        if delivery.done and delivery.invalid:
-            self._name(delivery)
 
-    def _name(self, delivery: Delivery) -> None:
-        """Log the bad records of a finished delivery, each series once."""
-        for item in delivery.bad:
+    def _bury(self, delivery: Delivery) -> None:
+        """Log the bad records of a finished delivery, each series once, and keep all of them."""
+        by_reason: dict[str, list[Any]] = {}
+        for item, reason in delivery.bad:
+            by_reason.setdefault(reason, []).append(item)
             series = (item["endpoint"], item["metric"], item["tags"])
-            if series in self._logged or len(self._logged) >= _MAX_SERIES_LOGGED:
-                continue
-            self._logged.add(series)
-            _log.warning("the transfer refuses %s", printable(orjson.dumps(item).decode(), _ITEM_SHOWN))
+            if series not in self._logged and len(self._logged) < _MAX_SERIES_LOGGED:
+                self._logged.add(series)
+                shown = printable(orjson.dumps(item).decode(), _ITEM_SHOWN)
+                _log.warning("%sthe transfer refuses %s: %s", self._prefix, shown, reason)
+        if delivery.abandoned:
+            by_reason["not delivered: too many records of its batch are refused"] = delivery.abandoned
         unnamed = delivery.invalid - len(delivery.bad)
         if unnamed:
-            _log.warning("the transfer refuses %d more records; the search for them was ended", unnamed)
+            _log.warning(
+                "%sthe transfer refuses %d more records; the search for them was ended", self._prefix, unnamed
+            )
+        for reason, items in by_reason.items():
+            self._queue.bury(items, reason)
 
     def _succeeded(self) -> None:
         if self._failures:
-            _log.info("a transfer takes records again, after %d failed attempts", self._failures)
+            _log.info(
+                "%sa transfer takes records again, after %d failed attempts", self._prefix, self._failures
+            )
         self._failures = 0
 
     def _failed(self, error: Rejected | Unreachable) -> None:
         """Say it the first time and now and then, so that neither the log nor the reader is flooded."""
         level = logging.DEBUG if self._failures % _FAILURES_PER_WARNING else logging.WARNING
         self._failures += 1
-        _log.log(level, "%s (%d records are waiting)", error, self._queue.records)
+        _log.log(level, "%s%s (%d records are waiting)", self._prefix, error, self._queue.records)
 
     def _delay(self, error: Rejected | Unreachable) -> float:
         """Seconds to wait after the latest failure."""

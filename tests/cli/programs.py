@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,13 @@ def environment(**settings: str) -> dict[str, str]:
     """The environment without any setting of the agent but those given, e.g. `AGENT__STEP="1"`."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FALCON_AGENT__")}
     return clean | {f"FALCON_AGENT__{name}": value for name, value in settings.items()}
+
+
+@contextlib.contextmanager
+def own_spool(settings: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The settings with a spool that nobody else uses, unless they name one."""
+    with tempfile.TemporaryDirectory(prefix="falcon-agent-spool-") as directory:
+        yield {"SPOOL__DIRECTORY": directory, **settings}
 
 
 def falcon_agent(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -107,11 +115,12 @@ class Program:
 @contextlib.contextmanager
 def program(*args: str, by: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Iterator[Program]:
     """A command that runs during the block."""
-    running = Program(by, *args, **(env or {}))
-    try:
-        yield running
-    finally:
-        running.kill()
+    with own_spool(env or {}) as settings:
+        running = Program(by, *args, **settings)
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 class Receiver:
@@ -123,12 +132,13 @@ class Receiver:
 
     @property
     def arrivals(self) -> list[dict[str, Any]]:
-        """One object per item: push, fate, why, item."""
-        return [json.loads(line) for line in list(self._running.lines)]
+        """One object per item: push, fate, why, item. Empty pushes, by which the agent asks the time, are left out."""
+        arrivals = [json.loads(line) for line in list(self._running.lines)]
+        return [arrival for arrival in arrivals if "item" in arrival]
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        return [arrival["item"] for arrival in self.arrivals if "item" in arrival]
+        return [arrival["item"] for arrival in self.arrivals]
 
     def values(self, metric: str, **tags: str) -> list[float]:
         wanted = {f"{key}={value}" for key, value in tags.items()}

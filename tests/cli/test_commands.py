@@ -285,7 +285,7 @@ def test_check_names_what_will_be_missing(containers: tuple[Throwaway, ...], tmp
     assert done.returncode == 1
     assert re.search(r"warn +agent.step: 10 s is below 30 s", done.stdout)
     assert re.search(rf"warn +transfer: cannot push to {dead}", done.stdout)
-    assert re.search(r"warn +transfer.password_file: everybody", done.stdout)
+    assert re.search(r"warn +password_file: everybody", done.stdout)
 
 
 def test_check_of_what_cannot_work(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.transfer.double import Double
+from tests.transfer.rpcdouble import RpcDouble
 from tests.transfer.serving import Running, serving
 
 if TYPE_CHECKING:
@@ -35,3 +36,12 @@ def second() -> Iterator[Double]:
 def running() -> Iterator[Running]:
     with serving() as made:
         yield made
+
+
+@pytest.fixture
+def rpc() -> Iterator[RpcDouble]:
+    running = RpcDouble()
+    try:
+        yield running
+    finally:
+        running.close()

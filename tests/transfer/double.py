@@ -33,6 +33,9 @@ class DoubleHandler(Handler):
         else:
             fault(self, path, dialect, body)
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(self.server.clock if timestamp is None else timestamp)
+
     def raw(self, content: bytes) -> None:
         """Send these bytes and nothing else."""
         self.close_connection = True
@@ -53,6 +56,7 @@ class Double(Receiver):
         self.pushes: list[Push] = []
         self.accepted: list[dict[str, Any]] = []
         self.requests = 0
+        self.clock: float = NOW
         self.connections = 0
         self.seen_headers: list[dict[str, str]] = []
         self.faults: deque[Fault | None] = deque()

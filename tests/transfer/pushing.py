@@ -8,7 +8,7 @@ import socket
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from falcon_agent.transfer.client import Client
+from falcon_agent.transfer.transport import Failover, make_transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,8 @@ class Pick(random.Random):
 
 
 @contextmanager
-def client(*addresses: str, timeout: float = 10.0, first: int = 0) -> Iterator[Client]:
-    with closing(Client(addresses, timeout, rng=Pick(first))) as made:
+def client(*addresses: str, timeout: float = 10.0, first: int = 0) -> Iterator[Failover]:
+    with closing(make_transport(addresses, timeout, rng=Pick(first))) as made:
         yield made
 
 

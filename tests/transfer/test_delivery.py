@@ -48,7 +48,7 @@ class Transfer:
 def run(delivery: Delivery, transfer: Transfer) -> list[Any]:
     while not delivery.done:
         delivery.advance(transfer)
-    return sorted(item["value"] for item in delivery.bad)
+    return sorted(item["value"] for item, _ in delivery.bad)
 
 
 def test_a_good_batch_is_one_push() -> None:
@@ -124,7 +124,7 @@ def test_an_address_that_refuses_everything_is_not_held_against_the_records() ->
 
     delivery = Delivery(batch_of(10))
     with pytest.raises(
-        Unreachable, match="to an empty push 400 too; is this the address of a transfer"
+        Unreachable, match=r"to an empty push 400 .* too; is this the address of a transfer"
     ) as caught:
         delivery.advance(gateway)
     assert caught.value.reason == "http_400"
@@ -201,3 +201,55 @@ def test_every_record_has_one_fate(count: int, rejected: set[int], invalid: set[
     assert run(delivery, transfer) == sorted(bad)
     assert set(transfer.accepted) == set(range(count)) - bad
     assert (delivery.sent, delivery.invalid, delivery.left) == (count - len(bad), len(bad), 0)
+
+
+def test_each_bad_record_comes_with_what_was_said_against_it() -> None:
+    transfer, delivery = Transfer(rejected={3}, invalid={7}), Delivery(batch_of(10))
+    run(delivery, transfer)
+    assert {item["value"]: reason for item, reason in delivery.bad} == {
+        3: "it answered 400 'decode error'",
+        7: "it counted it as invalid",
+    }
+
+
+def test_what_an_ended_search_left_undelivered_is_kept() -> None:
+    bad = set(random.Random(1).sample(range(1000), 400))
+    transfer, delivery = Transfer(rejected=bad), Delivery(batch_of(1000))
+    found = set(run(delivery, transfer))
+    abandoned = {item["value"] for item in delivery.abandoned}
+    assert abandoned
+    assert found | abandoned == set(range(1000)) - set(transfer.accepted)
+    assert delivery.invalid == len(found) + len(abandoned)
+
+
+def test_an_error_over_json_rpc_is_split_like_a_400() -> None:
+    def update(body: bytes) -> Reply:
+        values = [item["value"] for item in json.loads(body)]
+        if 3 in values:
+            raise Rejected("rpc://h:8433", None, "json: bad")
+        return Reply(len(values), 0, "ok")
+
+    delivery = Delivery(batch_of(10))
+    while not delivery.done:
+        delivery.advance(update)
+    assert [(item["value"], reason) for item, reason in delivery.bad] == [
+        (3, "it answered an error 'json: bad'")
+    ]
+    assert delivery.sent == 9
+
+
+def test_the_hint_of_a_refused_empty_push_is_told() -> None:
+    def transfer(body: bytes) -> Reply:
+        raise Rejected("http://h/", 400, "decode error", "set gzip = false")
+
+    with pytest.raises(Unreachable, match=r"to an empty push 400 'decode error' too; set gzip = false"):
+        Delivery(batch_of(10)).advance(transfer)
+
+
+def test_a_batch_is_known_again_by_what_it_holds() -> None:
+    delivery = Delivery(batch_of(3))
+    assert delivery.is_of(delivery.batch)
+    assert delivery.is_of(batch_of(3))
+    assert not delivery.is_of(batch_of(4))
+    own = delivery.batch
+    assert not delivery.is_of(Batch(own.body, own.count, own.timestamp + 60))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_agent.transfer.reply import Reply, first_line, parse_reply, printable
+from falcon_agent.transfer.reply import Reply, first_line, http_time, parse_reply, printable, reply_of
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,38 @@ def test_foreign_text_is_bounded_and_harmless() -> None:
     assert first_line(b"\x1b[31mred\x07") == "\\x1b[31mred\\x07"
     assert printable("x" * 300) == "x" * 200 + "…"
     assert printable("容器") == "容器"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("Fri, 20 Nov 2026 10:00:30 GMT", 1795168830.0),
+        ("Friday, 20-Nov-26 10:00:30 GMT", 1795168830.0),
+        ("Fri, 20 Nov 2026 10:00:30 -0000", 1795168830.0),
+        ("Fri, 20 Nov 2026 11:00:30 +0100", 1795168830.0),
+        (None, None),
+        ("", None),
+        ("now", None),
+        ("Fri, 99 Nov 2026 10:00:30 GMT", None),
+        ("Fri, 20 Nov 99999 10:00:30 GMT", None),
+        ("Fri, 20 Nov 2026 10:00:30 GMT" + " " * 100, None),
+    ],
+)
+def test_http_dates(value: str | None, seconds: float | None) -> None:
+    assert http_time(value) == seconds
+
+
+@given(st.text(max_size=64))
+def test_garbage_is_no_date(value: str) -> None:
+    assert isinstance(http_time(value), float | None)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.dictionaries(st.sampled_from(["Total", "Invalid", "Message"]), inner),
+    )
+)
+def test_a_reply_never_counts_nonsense(result: object) -> None:
+    reply = reply_of(result)
+    assert reply is None or (reply.total is not None and 0 <= reply.invalid <= reply.total)

@@ -1,73 +1,26 @@
 from __future__ import annotations
 
-import json
 import logging
-import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from falcon_agent.metric import Record
-from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import make_batches
+from falcon_agent.transfer.delivery import Delivery
 from falcon_agent.transfer.failure import Rejected, Unreachable
 from falcon_agent.transfer.queue import MemoryQueue
-from falcon_agent.transfer.reply import Reply
 from falcon_agent.transfer.sender import Sender
+from tests.transfer.bed import Bed, records
 
-FIRST = 1795161720
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from falcon_agent.selfstat import SelfStat
+    from falcon_agent.transfer.batches import Batch
+
 DOWN = Unreachable("cannot push to http://h/: connection refused; is a transfer running there?", "refused")
-
-
-def records(timestamp: int, count: int = 2, tags: str = "") -> list[Record]:
-    return [Record("h", f"m{number}", 1, 60, "GAUGE", tags, timestamp) for number in range(count)]
-
-
-class Bed:
-    """A sender on a clock that only moves when somebody sleeps, and a transport that does as it is told."""
-
-    def __init__(self, pace: float = 1.0) -> None:
-        self.stat = SelfStat()
-        self.queue = MemoryQueue(10**7, self.stat)
-        self.now = 100.0
-        self.slept: list[float] = []
-        self.outcomes: list[Exception | None] = []
-        self.pushed: list[tuple[float, int]] = []
-        self.closed = False
-        self.sender = Sender(
-            self,
-            self.queue,
-            self.stat,
-            pace=pace,
-            clock=lambda: self.now,
-            sleep=self.sleep,
-            rng=random.Random(7),
-        )
-
-    def sleep(self, seconds: float) -> bool:
-        self.slept.append(seconds)
-        self.now += seconds
-        return False
-
-    def post(self, body: bytes) -> Reply:
-        self.now += 0.25
-        outcome = self.outcomes.pop(0) if self.outcomes else None
-        items = json.loads(body)
-        self.pushed.append((self.now, items[0]["timestamp"] if items else 0))
-        if outcome is not None:
-            raise outcome
-        invalid = sum("poison" in item["tags"] for item in items)
-        return Reply(len(items), invalid, "ok", 0.25, "http://h/")
-
-    def close(self) -> None:
-        self.closed = True
-
-    def put(self, *timestamps: int) -> None:
-        for timestamp in timestamps:
-            self.queue.put(make_batches(records(timestamp), 1000, 10**6))
-
-    def turn(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.sender._turn()
 
 
 def test_the_oldest_goes_first_and_timestamps_keep_their_distance() -> None:
@@ -233,3 +186,127 @@ def test_pushing_once_names_the_bad_and_the_undelivered() -> None:
     assert not (failed := bed.sender.send_once())
     assert (failed.sent, failed.left, failed.error) == (2, 2, DOWN)
     assert "2 not delivered; cannot push to http://h/: connection refused" in str(failed)
+
+
+class Grave(MemoryQueue):
+    """Remembers what was buried, and what waited at that moment."""
+
+    def __init__(self, stat: SelfStat) -> None:
+        super().__init__(10**7, stat)
+        self.buried: list[tuple[list[str], str]] = []
+        self.waiting: list[int] = []
+
+    def bury(self, items: Sequence[Any], reason: str) -> None:
+        self.buried.append(([item["metric"] for item in items], reason))
+        self.waiting.append(self.records)
+
+
+def test_refused_records_are_buried_before_the_batch_is_forgotten() -> None:
+    bed = Bed()
+    grave = bed.queue = Grave(bed.stat)
+    bed.successor()
+    mixed = records(60, 8)
+    mixed[2].tags = mixed[5].tags = "poison=400"
+    mixed[7].tags = "poison=1"
+    grave.put(make_batches(mixed, 1000, 10**6))
+    bed.turn()
+    assert sorted(grave.buried) == [
+        (["m2", "m5"], "it answered 400 'decode error'"),
+        (["m7"], "it counted it as invalid"),
+    ]
+    assert grave.waiting == [8, 8]
+    assert grave.records == 0
+    assert bed.stat.reasons("records.invalid") == {"transfer": 3}
+
+
+def test_a_record_that_was_named_before_is_buried_all_the_same() -> None:
+    bed = Bed()
+    grave = bed.queue = Grave(bed.stat)
+    bed.successor()
+    for timestamp in (60, 120):
+        grave.put(make_batches(records(timestamp, 1, "poison=1"), 1000, 10**6))
+    bed.turn(2)
+    assert len(grave.buried) == 2
+
+
+def test_what_an_ended_search_leaves_is_buried() -> None:
+    bed = Bed()
+    grave = bed.queue = Grave(bed.stat)
+    bed.successor()
+    grave.put(make_batches(records(60, 300, "poison=400"), 1000, 10**6))
+    bed.turn()
+    assert sum(len(metrics) for metrics, _ in grave.buried) == 300
+    assert {reason for _, reason in grave.buried} == {
+        "it answered 400 'decode error'",
+        "not delivered: too many records of its batch are refused",
+    }
+
+
+def test_a_split_that_was_interrupted_goes_on_in_the_successor() -> None:
+    bed = Bed()
+    mixed = records(60, 8)
+    mixed[6].tags = "poison=400"
+    bed.queue.put(make_batches(mixed, 1000, 10**6))
+    bed.outcomes = [None, None, DOWN]
+    bed.turn()
+    assert bed.accepted == ["m0", "m1", "m2", "m3"]
+    unfinished = bed.sender.pause()
+    assert bed.closed
+    bed.successor(resume=unfinished)
+    bed.turn()
+    assert bed.accepted == ["m0", "m1", "m2", "m3", "m4", "m5", "m7"]
+    assert bed.stat.total("records.sent") == 7
+    assert bed.stat.reasons("records.invalid") == {"transfer": 1}
+    assert bed.queue.records == 0
+
+
+def test_a_store_that_lends_copies_does_not_begin_a_split_again() -> None:
+    class Copying(MemoryQueue):
+        def peek(self) -> Batch | None:
+            batch = super().peek()
+            if batch is not None:
+                self._lent = self._batches[0] = replace(batch)
+            return self._lent
+
+    bed = Bed()
+    bed.queue = Copying(10**7, bed.stat)
+    bed.successor()
+    mixed = records(60, 8)
+    mixed[6].tags = "poison=400"
+    bed.queue.put(make_batches(mixed, 1000, 10**6))
+    bed.outcomes = [None, None, DOWN]
+    bed.turn(2)
+    assert bed.accepted == ["m0", "m1", "m2", "m3", "m4", "m5", "m7"]
+    assert bed.stat.total("records.sent") == 7
+    assert bed.queue.records == 0
+
+
+def test_what_is_left_of_another_batch_is_not_resumed() -> None:
+    bed = Bed()
+    bed.put(120)
+    bed.successor(resume=Delivery(make_batches(records(60), 1000, 10**6)[0]))
+    bed.turn()
+    assert [timestamp for _, timestamp in bed.pushed] == [120]
+    assert bed.stat.total("records.sent") == 2
+
+
+def test_a_target_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    bed = Bed()
+    bed.successor(target="n9e")
+    bed.put(60)
+    bed.outcomes = [DOWN]
+    bed.turn()
+    assert caplog.messages[0].startswith("n9e: cannot push to http://h/")
+    assert bed.stat.labelled("target.records") == {"n9e": 2}
+    bed.turn()
+    assert bed.stat.labelled("target.records") == {"n9e": 0}
+
+
+def test_after_a_restart_the_pace_is_kept_too() -> None:
+    bed = Bed()
+    bed.put(60)
+    bed.sender.start()
+    while bed.queue.records:
+        pass
+    bed.sender.pause()
+    assert bed.slept == [1.0]

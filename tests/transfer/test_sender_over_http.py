@@ -9,7 +9,7 @@ import pytest
 from falcon_agent.metric import Record
 from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import make_batches
-from falcon_agent.transfer.client import Client
+from falcon_agent.transfer.httpclient import HttpClient
 from falcon_agent.transfer.queue import MemoryQueue
 from falcon_agent.transfer.sender import Sender
 from tests.transfer.double import Double, accept_then, answer, hang, reset
@@ -30,7 +30,7 @@ def sending(
 ) -> Iterator[tuple[Sender, MemoryQueue, SelfStat]]:
     stat = SelfStat()
     queue = MemoryQueue(10**7, stat)
-    with closing(Client([double.address], timeout)) as client:
+    with closing(HttpClient(double.address, timeout)) as client:
         sender = Sender(client, queue, stat, backoff=(0.01, 0.02), pace=pace)
         sender.start()
         try:
@@ -73,7 +73,7 @@ def test_faults_of_every_kind_delay_and_lose_nothing(double: Double) -> None:
 
 
 def test_an_answer_lost_after_acceptance_costs_a_duplicate_and_no_record(double: Double) -> None:
-    double.faults.append(accept_then(reset()))
+    double.faults += [None, accept_then(reset())]
     with sending(double) as (_, queue, stat):
         queue.put(make_batches(records(FIRST), 10, 10**6))
         until(lambda: queue.records == 0)
@@ -138,7 +138,7 @@ def test_stopping_cuts_off_a_push_that_hangs(double: Double) -> None:
 
 
 def test_stopping_ends_a_long_wait_and_tries_once_more(double: Double) -> None:
-    double.faults.append(answer("503 Busy", Retry_After="600"))
+    double.faults += [None, answer("503 Busy", Retry_After="600")]
     with sending(double) as (sender, queue, stat):
         queue.put(make_batches(records(FIRST, 10), 10, 10**6))
         until(lambda: stat.total("push.failed") == 1)
@@ -154,7 +154,7 @@ def test_a_paused_sender_leaves_the_queue_to_the_next(double: Double) -> None:
         sender.pause()
         assert queue.records == 10
         double.default = None
-        with closing(Client([double.address], 10.0)) as client:
+        with closing(HttpClient(double.address, 10.0)) as client:
             successor = Sender(client, queue, stat, backoff=(0.01, 0.02))
             successor.start()
             until(lambda: queue.records == 0)
@@ -167,7 +167,7 @@ def test_a_full_queue_loses_the_oldest_and_counts_them(double: Double) -> None:
     double.default = answer("500 Broken")
     stat = SelfStat()
     queue = MemoryQueue(3000, stat)
-    with closing(Client([double.address], 10.0)) as client:
+    with closing(HttpClient(double.address, 10.0)) as client:
         sender = Sender(client, queue, stat, backoff=(0.01, 0.02), pace=0.0)
         sender.start()
         for step in range(50):

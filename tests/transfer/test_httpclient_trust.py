@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 import socket
 import ssl
 import threading
@@ -11,71 +10,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from falcon_agent.errors import TransferError
-from falcon_agent.transfer.client import Client
-from falcon_agent.transfer.failure import Rejected, Unreachable, shown_address
+from falcon_agent.transfer.failure import Unreachable, shown_address
+from falcon_agent.transfer.httpclient import HttpClient
 from tests.transfer.double import Double, Fault, answer, drip, hang
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-from tests.transfer.pushing import BODY, HEAD, SHORT, client, refused_address
+from tests.transfer.pushing import BODY, HEAD, SHORT, client
 
 CERTIFICATES = Path(__file__).parent.parent / "fixtures" / "transfer"
-
-
-def test_the_next_address_is_tried_and_the_last_good_one_preferred(double: Double, second: Double) -> None:
-    with client(refused_address(), double.address, second.address) as pushing:
-        assert pushing.post(BODY).address == double.address
-        pushing.post(BODY)
-        double.default = answer("500 Broken")
-        assert pushing.post(BODY).address == second.address
-        double.default = None
-        assert pushing.post(BODY).address == second.address
-    assert (double.requests, second.requests) == (3, 2)
-
-
-def test_after_the_last_address_comes_the_first(double: Double) -> None:
-    with client(double.address, refused_address(), first=1) as pushing:
-        assert pushing.post(BODY).address == double.address
-
-
-def test_where_it_starts_is_random() -> None:
-    addresses = [f"http://127.0.0.1:1/{number}" for number in range(8)]
-    starts = set()
-    for seed in range(50):
-        with closing(Client(addresses, 1.0, rng=random.Random(seed))) as made:
-            starts.add(made._next)
-    assert starts == set(range(8))
-
-
-def test_a_wrong_path_at_one_address_does_not_stop_the_other(double: Double, second: Double) -> None:
-    with client(double.address + "/", second.address) as pushing:
-        assert pushing.post(BODY).address == second.address
-
-
-def test_a_bad_body_is_not_tried_at_the_next_address(double: Double, second: Double) -> None:
-    with client(double.address, second.address) as pushing, pytest.raises(Rejected):
-        pushing.post(b"{}")
-    assert second.requests == 0
-
-
-def test_when_all_fail_each_is_named(double: Double) -> None:
-    double.default = answer("404 Not Found", b"nope")
-    refused = refused_address()
-    with client(refused, double.address) as pushing, pytest.raises(Unreachable) as caught:
-        pushing.post(BODY)
-    message = str(caught.value)
-    assert message.startswith("cannot push to any of 2 addresses: ")
-    assert f"{refused}: connection refused" in message
-    assert f"{double.address}: it answered 404 'nope'" in message
-    assert caught.value.retry_after is None
 
 
 def test_credentials_are_sent_and_never_shown(double: Double) -> None:
     double.faults.append(None)
     double.default = answer("500 Broken")
     address = double.address.replace("http://", "http://ann:SECRET1@") + "?token=SECRET2#SECRET3"
-    made = Client([address], 10.0, headers={"X-Token": "SECRET4"})
+    made = HttpClient(address, 10.0, headers={"X-Token": "SECRET4"})
     with closing(made):
         made.post(BODY)
         with pytest.raises(Unreachable) as caught:
@@ -98,7 +49,7 @@ def test_credentials_are_not_shown_when_it_cannot_connect(address: str) -> None:
 
 
 def test_a_user_name_and_password_in_any_script(double: Double) -> None:
-    with closing(Client([double.address], 10.0, username="用户", password="密码")) as made:
+    with closing(HttpClient(double.address, 10.0, username="用户", password="密码")) as made:
         made.post(BODY)
     assert double.seen_headers[0]["Authorization"] == "Basic 55So5oi3OuWvhueggQ=="
 
@@ -106,7 +57,7 @@ def test_a_user_name_and_password_in_any_script(double: Double) -> None:
 @pytest.mark.parametrize("value", ["SECRET\r\nX: y", "SECRET密", " SECRET"])
 def test_a_header_that_http_does_not_allow(double: Double, value: str) -> None:
     with (
-        closing(Client([double.address], 10.0, headers={"X-Token": value})) as made,
+        closing(HttpClient(double.address, 10.0, headers={"X-Token": value})) as made,
         pytest.raises(Unreachable, match="one of the headers") as caught,
     ):
         made.post(BODY)
@@ -135,7 +86,7 @@ def secure() -> Iterator[Double]:
 
 
 def test_tls_with_a_ca_file(secure: Double) -> None:
-    trusting = Client([secure.address], 10.0, ca_file=str(CERTIFICATES / "localhost.pem"))
+    trusting = HttpClient(secure.address, 10.0, ca_file=str(CERTIFICATES / "localhost.pem"))
     with closing(trusting):
         trusting.post(BODY)
         assert trusting.post(BODY).total == 1
@@ -163,7 +114,7 @@ def test_tls_where_none_is_spoken(double: Double) -> None:
 @pytest.mark.parametrize("fault", [hang(), drip(b"", HEAD), drip(HEAD + b"\r\n", b" ")])
 def test_the_deadline_holds_under_tls(secure: Double, fault: Fault) -> None:
     secure.default = fault
-    trusting = Client([secure.address], SHORT * 2, ca_file=str(CERTIFICATES / "localhost.pem"))
+    trusting = HttpClient(secure.address, SHORT * 2, ca_file=str(CERTIFICATES / "localhost.pem"))
     with closing(trusting), pytest.raises(Unreachable) as caught:
         trusting.post(BODY)
     assert caught.value.reason == "timeout"
@@ -179,7 +130,7 @@ def test_a_server_that_never_shakes_hands() -> None:
 
 def test_a_missing_ca_file_is_said() -> None:
     with (
-        closing(Client(["https://127.0.0.1:1/"], 1.0, ca_file="/nonexistent.pem")) as made,
+        closing(HttpClient("https://127.0.0.1:1/", 1.0, ca_file="/nonexistent.pem")) as made,
         pytest.raises(Unreachable, match=r"cannot push to https://127.0.0.1:1/: "),
     ):
         made.post(BODY)
@@ -188,7 +139,7 @@ def test_a_missing_ca_file_is_said() -> None:
 def test_closing_ends_a_push_that_hangs(double: Double) -> None:
     double.default = hang()
     caught: list[TransferError] = []
-    made = Client([double.address], 600.0)
+    made = HttpClient(double.address, 600.0)
 
     def push() -> None:
         try:

@@ -5,13 +5,14 @@ import json
 import os
 import socket
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 
 from falcon_agent.errors import TransferError
-from falcon_agent.transfer.client import retry_after
 from falcon_agent.transfer.failure import Rejected, Unreachable
+from falcon_agent.transfer.httpclient import HttpClient, retry_after
 from tests.transfer.double import Double, Fault, accept_then, answer, drip, hang, reset, say, then_close
 from tests.transfer.pushing import BODY, HEAD, OK, SHORT, client, refused_address
 
@@ -220,7 +221,7 @@ def test_retry_after_is_kept(double: Double) -> None:
     ],
 )
 def test_retry_after_has_two_forms(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value, datetime(2026, 11, 20, 10, tzinfo=UTC)) == seconds
+    assert retry_after(value, datetime(2026, 11, 20, 10, tzinfo=UTC).timestamp()) == seconds
 
 
 def test_faults_leave_no_thread_and_no_descriptor_behind(double: Double) -> None:
@@ -248,3 +249,40 @@ def test_faults_leave_no_thread_and_no_descriptor_behind(double: Double) -> None
                 thread.join(0.5)
         assert open_files() <= before[0]
         assert threading.active_count() <= before[1]
+
+
+def test_the_servers_time_is_told(double: Double) -> None:
+    with client(double.address) as pushing:
+        assert pushing.post(BODY).server_time == double.clock
+        double.default = answer("200 OK", OK, Date="yesterday")
+        assert pushing.post(BODY).server_time is None
+        double.default = answer("200 OK", OK)
+        assert pushing.post(BODY).server_time is None
+
+
+def test_a_compressed_push(double: Double) -> None:
+    address = double.address.replace("/api/push", "/openfalcon/push")
+    with closing(HttpClient(address, 10.0, gzip=True)) as pushing:
+        assert pushing.post(BODY).total == 1
+        assert pushing.post(b"[]").total == 0
+    assert double.accepted == json.loads(BODY)
+    assert double.seen_headers[0]["Content-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "415 Unsupported Media Type"])
+def test_a_receiver_without_gzip_is_named(double: Double, status: str) -> None:
+    double.default = answer(status, b"decode error")
+    with closing(HttpClient(double.address, 10.0, gzip=True)) as pushing, pytest.raises(Rejected) as caught:
+        pushing.post(b"[]")
+    assert "set gzip = false" in str(caught.value)
+    with client(double.address) as plain, pytest.raises(Rejected) as caught:
+        plain.post(b"[]")
+    assert "gzip" not in str(caught.value)
+
+
+def test_transfer_itself_takes_no_gzip(double: Double) -> None:
+    with (
+        closing(HttpClient(double.address, 10.0, gzip=True)) as pushing,
+        pytest.raises(Rejected, match=r"decode error.*set gzip = false"),
+    ):
+        pushing.post(BODY)

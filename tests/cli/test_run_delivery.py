@@ -1,0 +1,165 @@
+"""The daemon and what waits for delivery: targets, restarts, one agent per spool, the heartbeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.programs import Receiver, falcon_agent, program, receiver, settings_file, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("containers")]
+
+BARE = {"DISCOVERY__RUNTIMES": "cgroups", "AGENT__STEP": "1"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def dead(port: int | None = None) -> str:
+    return f"http://127.0.0.1:{port or free_port()}/api/push"
+
+
+def stamps(got: Receiver) -> list[int]:
+    return [item["timestamp"] for item in got.items if item["metric"] == "agent.alive"]
+
+
+def complete(found: list[int]) -> bool:
+    """Whether every second from the first to the last is there, in order."""
+    return all(later - earlier == 1 for earlier, later in pairwise(found))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_waits_survives_the_end_of_the_agent(tmp_path: Path, number: signal.Signals) -> None:
+    spool = {"SPOOL__DIRECTORY": str(tmp_path / "spool")}
+    with program("run", env=BARE | spool | {"TRANSFER__ADDRESSES": dead()}) as agent:
+        until(lambda: agent.said("cannot push"), "the first failure")
+        until(lambda: waiting(tmp_path) >= 3, "a backlog")
+        agent.end(number)
+    kept = waiting(tmp_path)
+    with receiver() as got, program("run", env=BARE | spool | {"TRANSFER__ADDRESSES": got.url}):
+        until(lambda: len(stamps(got)) > kept, "the backlog and a new cycle")
+        found = stamps(got)
+    assert found == sorted(set(found))
+    assert complete(found[:kept])
+
+
+def waiting(tmp_path: Path) -> int:
+    """Cycles in the spool, as the command says."""
+    done = falcon_agent("spool", "status", "--json", SPOOL__DIRECTORY=str(tmp_path / "spool"))
+    assert done.returncode == 0, done.stderr
+    targets = json.loads(done.stdout)["targets"]
+    return int(targets[0]["timestamps"]) if targets else 0
+
+
+def test_the_spool_is_readable_by_the_agent_only(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    env = BARE | {"SPOOL__DIRECTORY": str(spool), "TRANSFER__ADDRESSES": dead()}
+    with program("run", env=env) as agent:
+        until(lambda: agent.said("cannot push"), "the first failure")
+        assert stat.S_IMODE(spool.stat().st_mode) == 0o700
+        for name in os.listdir(spool):
+            assert stat.S_IMODE((spool / name).stat().st_mode) & 0o077 == 0, name
+
+
+def test_a_second_agent_on_the_spool_is_refused(tmp_path: Path) -> None:
+    env = BARE | {"SPOOL__DIRECTORY": str(tmp_path), "TRANSFER__ADDRESSES": dead()}
+    with program("run", env=env) as first:
+        until(lambda: first.said("started"), "the first")
+        second = falcon_agent("run", **env)
+        assert second.returncode == 1
+        assert re.search(
+            rf"cannot use the spool in {tmp_path}: the process {first.process.pid} ", second.stderr
+        )
+        assert "Traceback" not in second.stderr
+        check = falcon_agent("check", **env)
+        assert f"the agent with pid {first.process.pid} uses it" in check.stdout
+
+
+def test_every_target_gets_everything_at_its_own_speed(tmp_path: Path) -> None:
+    port = free_port()
+    with receiver() as alive:
+        targets: list[dict[str, Any]] = [
+            {"name": "alive", "addresses": [alive.url]},
+            {"name": "late", "addresses": [dead(port)]},
+        ]
+        with program("run", "--config", targets_file(tmp_path, targets)) as agent:
+            until(lambda: len(stamps(alive)) >= 4, "records at the one that is there")
+            until(
+                lambda: alive.values("falcon_agent.target.records", target="late")[-1:] > [0.0], "the backlog"
+            )
+            with receiver(port) as late:
+                until(lambda: len(stamps(late)) >= 6, "the backlog at the one that was not", 40)
+                assert agent.end()[0] == 0
+                both = min(len(stamps(alive)), len(stamps(late)))
+                assert stamps(late)[:both] == stamps(alive)[:both]
+        assert agent.said("late: ")
+
+
+def targets_file(tmp_path: Path, targets: list[dict[str, Any]], **agent: Any) -> str:
+    path = settings_file(
+        tmp_path / "agent.toml",
+        {"agent": {"step": 1, **agent}, "discovery": {"runtimes": ["cgroups"]}},
+    )
+    with open(path, "a", encoding="utf-8") as file:
+        for target in targets:
+            file.write("[[transfer.targets]]\n")
+            file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in target.items())
+    return path
+
+
+def test_a_reload_may_add_and_remove_targets(tmp_path: Path) -> None:
+    with receiver() as one, receiver() as two:
+        first = {"name": "one", "addresses": [one.url]}
+        second = {"name": "two", "addresses": [two.url]}
+        path = targets_file(tmp_path, [first])
+        with program("run", "--config", path) as agent:
+            until(lambda: len(stamps(one)) >= 2, "records at the first")
+            targets_file(tmp_path, [first, second])
+            agent.send(signal.SIGHUP)
+            until(lambda: len(stamps(two)) >= 2, "records at the second")
+            targets_file(tmp_path, [second])
+            agent.send(signal.SIGHUP)
+            until(lambda: sum("reloaded" in line for line in agent.log) == 2, "the second reload")
+            at = len(stamps(one))
+            more = len(stamps(two)) + 3
+            until(lambda: len(stamps(two)) >= more, "more records at the second")
+            assert len(stamps(one)) <= at + 1
+            assert agent.end()[0] == 0
+        assert not agent.said("Traceback")
+
+
+def test_check_says_what_waits_and_why(tmp_path: Path) -> None:
+    env = BARE | {"SPOOL__DIRECTORY": str(tmp_path / "spool"), "TRANSFER__ADDRESSES": dead()}
+    with program("run", env=env):
+        until(lambda: waiting(tmp_path) >= 4, "a backlog")
+        done = falcon_agent("check", **env)
+    assert done.returncode == 2
+    assert re.search(
+        r"warn +spool: \d+ records of \d+ cycles wait for default, the oldest since 20", done.stdout
+    )
+
+
+def test_collect_pushes_to_every_target(tmp_path: Path) -> None:
+    with receiver() as one, receiver() as two:
+        path = targets_file(
+            tmp_path, [{"name": "one", "addresses": [one.url]}, {"name": "two", "addresses": [two.url]}]
+        )
+        done = falcon_agent("collect", "--config", path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == one.items == two.items
+        assert re.search(r"^one: \d+ records accepted", done.stderr, re.MULTILINE)
+        assert re.search(r"^two: \d+ records accepted", done.stderr, re.MULTILINE)
