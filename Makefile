@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint check docs lock clean
+.PHONY: help setup demo test chaos lint check docs lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,11 @@ demo: setup ## show the main job: find containers, measure, push
 
 test: setup ## every test, with a real Docker engine that is started privately and stopped
 	@$(BIN)/python -m pytest
+
+MINUTES ?= 10
+SEED ?= 1
+chaos: setup ## faults of every kind for MINUTES=10 with SEED=1, then a table of what was produced, accepted and lost
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(docker.io busybox-static iproute2 iptables procps)
+packages=(docker.io busybox-static iproute2 iptables procps faketime)
 
 missing=()
 for package in "${packages[@]}"; do
