@@ -168,39 +168,30 @@ def _spool(chosen: Settings) -> Iterator[Finding]:
 
 def _measuring(chosen: Settings) -> Iterator[Finding]:
     """What each collector gets from the containers that run now."""
-    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
+    from falcon_agent.cli.choose import measuring  # noqa: PLC0415
     from falcon_agent.selfstat import SelfStat  # noqa: PLC0415
 
-    stat = SelfStat()
     try:
-        runner = build_runner(chosen, stat)
+        with measuring(chosen, SelfStat()) as (runner, inventory):
+            yield from _privileges(runner.collectors)
+            for state in inventory.states():
+                text = f"{state.containers} containers" if state.ok else state.error
+                yield Finding("ok" if state.ok else "fail", f"runtime {state.name}", text)
+            found = inventory.snapshot()
+            if not found:
+                text = "none is running that is not left out, so nothing else could be tried"
+                yield Finding("warn", "containers", text)
+                return
+            runner.measure(found, 0)
+            time.sleep(1)
+            measured = runner.measure(found, 0)
+            records = {
+                (container.key, record.metric) for container, record in measured if container is not None
+            }
+            yield Finding("ok", "containers", f"{len(found)} measured, {len(measured)} records in a cycle")
+            yield from _absences(runner, found, records)
     except FalconAgentError as error:
         yield Finding("fail", "cgroups", str(error))
-        return
-    yield from _privileges(runner.collectors)
-    inventory = build_inventory(chosen, stat)
-    inventory.start()
-    try:
-        for state in inventory.states():
-            level: Level = "ok" if state.ok else "fail"
-            yield Finding(
-                level, f"runtime {state.name}", f"{state.containers} containers" if state.ok else state.error
-            )
-        found = inventory.snapshot()
-        if not found:
-            yield Finding(
-                "warn", "containers", "none is running that is not left out, so nothing else could be tried"
-            )
-            return
-        runner.measure(found, 0)
-        time.sleep(1)
-        measured = runner.measure(found, 0)
-        records = {(container.key, record.metric) for container, record in measured if container is not None}
-        yield Finding("ok", "containers", f"{len(found)} measured, {len(measured)} records in a cycle")
-        yield from _absences(runner, found, records)
-    finally:
-        inventory.stop()
-        runner.close()
 
 
 def _privileges(collectors: Sequence[Collector]) -> Iterator[Finding]:

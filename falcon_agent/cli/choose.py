@@ -1,20 +1,43 @@
-"""Finding the container that a person means."""
+"""What commands that measure share: the parts they need, and the container that a person means."""
 
 from __future__ import annotations
 
 import difflib
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from falcon_agent.errors import FalconAgentError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from falcon_agent.collectors.runner import Runner
+    from falcon_agent.config import Settings
     from falcon_agent.container import Container
     from falcon_agent.discovery.inventory import Inventory
+    from falcon_agent.selfstat import SelfStat
 
 _NAMED = 10
+
+
+@contextmanager
+def measuring(chosen: Settings, stat: SelfStat) -> Iterator[tuple[Runner, Inventory]]:
+    """A runner, and an inventory that has looked once; both end with the block.
+
+    Raises:
+        FalconAgentError: there is no cgroup hierarchy to measure.
+    """
+    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
+
+    runner = build_runner(chosen, stat)
+    inventory = build_inventory(chosen, stat)
+    try:
+        inventory.start()
+        yield runner, inventory
+    finally:
+        inventory.stop()
+        runner.close()
 
 
 def one_container(containers: Sequence[Container], wanted: str) -> Container:

@@ -76,15 +76,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(chosen: Settings, stat: SelfStat, samples: int, name: str | None) -> list[Measured]:
     """The last of several samples, of every container and the agent itself or of the named container only."""
-    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
-    from falcon_agent.cli.choose import one_container, warn_about_runtimes  # noqa: PLC0415
+    from falcon_agent.cli.choose import measuring, one_container, warn_about_runtimes  # noqa: PLC0415
     from falcon_agent.scheduler import floor_to_step  # noqa: PLC0415
     from falcon_agent.transfer.contract import accepted  # noqa: PLC0415
 
-    runner = build_runner(chosen, stat)
-    inventory = build_inventory(chosen, stat)
-    inventory.start()
-    try:
+    with measuring(chosen, stat) as (runner, inventory):
         warn_about_runtimes(inventory)
         if name is not None:
             one_container(inventory.snapshot(), name)
@@ -97,9 +93,6 @@ def _measure(chosen: Settings, stat: SelfStat, samples: int, name: str | None) -
             # All are measured all the same: who speaks for a shared network namespace must not depend on the asker.
             only = one_container(inventory.snapshot(), name).key
             measured = [item for item in measured if item[0] is not None and item[0].key == only]
-    finally:
-        inventory.stop()
-        runner.close()
     return [item for item in measured if accepted([item[1]], stat)]
 
 

@@ -36,23 +36,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print what discovery knows; exit code 1 if a runtime does not answer."""
-    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
     from falcon_agent.cli import FAILED  # noqa: PLC0415
+    from falcon_agent.cli.choose import measuring  # noqa: PLC0415
     from falcon_agent.selfstat import SelfStat  # noqa: PLC0415
 
-    chosen = settings(args)
-    stat = SelfStat()
-    runner = build_runner(chosen, stat)
-    inventory = build_inventory(chosen, stat)
-    inventory.start()
-    try:
-        found = inventory.snapshot()
-        rows = _rows(runner, found)
+    with measuring(settings(args), SelfStat()) as (runner, inventory):
+        rows = _rows(runner, inventory.snapshot())
         states = inventory.states()
         left_out = inventory.left_out()
-    finally:
-        inventory.stop()
-        runner.close()
     document: dict[str, Any] = {
         "containers": rows,
         "left_out": [

@@ -44,25 +44,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Explain; exit code 1 if there is no value."""
-    from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
     from falcon_agent.cli import FAILED  # noqa: PLC0415
-    from falcon_agent.cli.choose import one_container, warn_about_runtimes  # noqa: PLC0415
+    from falcon_agent.cli.choose import measuring, one_container, warn_about_runtimes  # noqa: PLC0415
     from falcon_agent.selfstat import SelfStat  # noqa: PLC0415
 
-    chosen = settings(args)
-    stat = SelfStat()
-    runner = build_runner(chosen, stat)
-    collector, metric = _metric(runner, args.metric)
-    inventory = build_inventory(chosen, stat)
-    inventory.start()
-    try:
+    with measuring(settings(args), SelfStat()) as (runner, inventory):
+        collector, metric = _metric(runner, args.metric)
         warn_about_runtimes(inventory)
         everyone = inventory.snapshot()
         container = one_container(everyone, args.container)
         document = _explain(runner, collector, metric, container, everyone)
-    finally:
-        inventory.stop()
-        runner.close()
     if args.json:
         print_json(document)
     else:

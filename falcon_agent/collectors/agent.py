@@ -77,6 +77,10 @@ _COUNTS = (
         "Good records that were given up before a transfer accepted them.", "counted since the start",
         tags=("reason",),
     )),
+    ("spool.damaged", "", Metric(
+        "falcon_agent.spool.damaged", "COUNTER", "databases",
+        "Spools that were damaged and moved aside.", "counted since the start",
+    )),
     ("heartbeat.failed", "reason", Metric(
         "falcon_agent.heartbeat.failed", "COUNTER", "heartbeats",
         "Reports to hbs that failed.", "counted since the start", tags=("reason",),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("containers")]
 
-BARE = {"DISCOVERY__RUNTIMES": "cgroups", "AGENT__STEP": "1"}
+BARE = {"DISCOVERY__RUNTIMES": "cgroups", "DISCOVERY__INCLUDE__NAME": "web,worker", "AGENT__STEP": "1"}
 
 
 def test_every_cycle_is_aligned_and_has_one_timestamp() -> None:
