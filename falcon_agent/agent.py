@@ -257,9 +257,11 @@ class Agent:
             log.warning("the last cycle hangs and is abandoned")
         waiting = self._spool.status()
         lost = self._spool.close()
+        in_memory = (waiting.memory_records or 0) if lost else 0
         for target in waiting.targets:
-            if target.records:
-                log.warning("%d records for %s wait on disk for the next start", target.records, target.name)
+            if target.records > in_memory:
+                on_disk = target.records - in_memory
+                log.warning("%d records for %s wait on disk for the next start", on_disk, target.name)
         if lost:
             log.warning("%d records are lost: the disk did not take them", lost)
         return ended

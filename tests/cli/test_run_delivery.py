@@ -163,3 +163,15 @@ def test_collect_pushes_to_every_target(tmp_path: Path) -> None:
         assert json.loads(done.stdout) == one.items == two.items
         assert re.search(r"^one: \d+ records accepted", done.stderr, re.MULTILINE)
         assert re.search(r"^two: \d+ records accepted", done.stderr, re.MULTILINE)
+
+
+def test_without_a_disk_records_wait_in_memory_and_their_loss_is_said(tmp_path: Path) -> None:
+    # A file stands where the directory should be made: root, too, cannot use that.
+    (tmp_path / "spool").write_text("")
+    env = BARE | {"SPOOL__DIRECTORY": str(tmp_path / "spool"), "TRANSFER__ADDRESSES": dead()}
+    with program("run", env=env) as agent:
+        until(lambda: agent.said("cannot push"), "the first failure")
+        assert agent.end()[0] == 0
+    assert agent.said("new records wait in memory")
+    assert agent.said("records are lost: the disk did not take them")
+    assert not agent.said("wait on disk")
