@@ -142,7 +142,8 @@ def _spool(chosen: Settings) -> Iterator[Finding]:
     place = directory
     while not os.path.exists(place):
         place = os.path.dirname(place)
-    if not os.access(place, os.W_OK | os.X_OK):
+    writable = os.access(place, os.W_OK | os.X_OK)
+    if not writable:
         text = f"cannot write to {place}; records would wait in memory only, and be lost when the agent ends"
         yield Finding("warn", "spool", text)
     try:
@@ -161,9 +162,9 @@ def _spool(chosen: Settings) -> Iterator[Finding]:
             f"it did not take them (see transfer above); once it does, they take about {seconds:.0f} s"
         )
         yield Finding("warn", "spool", text)
-    yield Finding(
-        "ok", "spool", f"{directory}, {status.file_bytes} bytes of at most {chosen.spool.max_bytes}{user}"
-    )
+    if writable:
+        size = f"{status.file_bytes} bytes of at most {chosen.spool.max_bytes}"
+        yield Finding("ok", "spool", f"{directory}, {size}{user}")
 
 
 def _measuring(chosen: Settings) -> Iterator[Finding]:
