@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 1.4
+FLUSH_SECONDS = 1.2
 """How long a stopping agent tries to deliver what is queued; the whole stop stays below 2 s."""
 
 _RELOAD_SECONDS = 10.0
@@ -239,15 +239,16 @@ class Agent:
             False if a cycle is stuck, e.g. in a read that the kernel does not end: its thread is still there.
         """
         self._scheduler.stop()
+        # At once, for each may wait: for its last push, or for a name that nobody resolves.
         stoppers = [
             threading.Thread(target=sender.stop, args=(FLUSH_SECONDS,)) for sender in self._senders.values()
         ]
+        if self._heartbeat is not None:
+            stoppers.append(threading.Thread(target=self._heartbeat.stop))
         for stopper in stoppers:
             stopper.start()
         for stopper in stoppers:
             stopper.join()
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
         self._inventory.stop()
         ended = self._cycle_lock.acquire(timeout=_CYCLE_SECONDS)
         if ended:

@@ -33,7 +33,7 @@ MAX_IP = 16
 """Characters of `host.ip`: an IPv6 address seldom fits."""
 
 _FIRST_RETRY = 2.0
-_JOIN = 1.0
+_JOIN = 0.3
 
 _log = logging.getLogger(__name__)
 

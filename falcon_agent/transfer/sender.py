@@ -46,7 +46,11 @@ _FAILURES_PER_WARNING = 20
 """Failed attempts per line of the log: one in ten minutes once the waits have grown."""
 
 _JOIN = 1.0
-"""Seconds that the thread has to end after its push was cut off."""
+"""Seconds that a push under way has to end by itself when the sender is to pause."""
+
+_CUT_OFF = 0.3
+"""Seconds that the thread has to end after its push was cut off; only a look-up of a name takes longer, and nobody can
+end that."""
 
 _UNKNOWN = -1
 """Differs from every timestamp."""
@@ -193,7 +197,7 @@ class Sender:
             return True
         thread.join(patience)
         self._client.close()
-        thread.join(_JOIN)
+        thread.join(_CUT_OFF)
         return not thread.is_alive()
 
     def send_once(self) -> Summary:

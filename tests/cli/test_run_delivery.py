@@ -165,6 +165,30 @@ def test_collect_pushes_to_every_target(tmp_path: Path) -> None:
         assert re.search(r"^two: \d+ records accepted", done.stderr, re.MULTILINE)
 
 
+SILENT_RESOLVER = """
+echo "nameserver 127.0.0.77" > "$1/resolv.conf" && mount --bind "$1/resolv.conf" /etc/resolv.conf && shift && exec "$@"
+"""
+
+
+def test_names_that_nobody_resolves_do_not_delay_the_end(tmp_path: Path) -> None:
+    # In a mount namespace of its own the agent asks a name server that hears and never answers.
+    env = BARE | {
+        "TRANSFER__ADDRESSES": "http://transfer.test:6060/api/push",
+        "HEARTBEAT__ADDRESS": "hbs.test:6030",
+    }
+    by = ("unshare", "--mount", "sh", "-c", SILENT_RESOLVER, "sh", str(tmp_path))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.settimeout(10)
+        silent.bind(("127.0.0.77", 53))
+        with program("run", by=by, env=env) as agent:
+            until(lambda: agent.said("started"), "the start")
+            assert silent.recv(512), "the name server was asked"
+            code, took = agent.end()
+    assert code == 0
+    assert took < 2
+    assert agent.said("wait on disk for the next start")
+
+
 def test_without_a_disk_records_wait_in_memory_and_their_loss_is_said(tmp_path: Path) -> None:
     # A file stands where the directory should be made: root, too, cannot use that.
     (tmp_path / "spool").write_text("")
