@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.errors import ParseError
 from falcon_agent.netlink.wire import (
@@ -38,6 +38,7 @@ _SKIP_STATS = 1 << 3
 _IFLA_STATS_LINK_64 = 1
 _NETNSA_NSID = 1
 _NETNSA_PID = 2
+_NETNSA_FD = 3
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IF_STATS_MSG = struct.Struct("=BxHII")
@@ -68,8 +69,7 @@ class Link:
     link_netnsid: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LinkStats:
+class LinkStats(NamedTuple):
     """The first counters of `struct rtnl_link_stats64`, since the interface was made (linux/if_link.h).
 
     Attributes:
@@ -135,8 +135,31 @@ def namespace_id(pid: int, timeout: float = 2.0) -> int | None:
         KernelFileError: no answer.
         ParseError: the answer does not have the documented form.
     """
-    what = f"RTM_GETNSID of pid {pid}"
-    body = _RTGENMSG + attribute(_NETNSA_PID, _INT.pack(pid))
+    return _ask_namespace_id(_NETNSA_PID, pid, f"RTM_GETNSID of pid {pid}", timeout)
+
+
+def namespace_id_of(descriptor: int, what: str, timeout: float = 2.0) -> int | None:
+    """Like `namespace_id`, of the namespace that is open as `descriptor` (/proc/PID/ns/net).
+
+    This works whichever pid namespace the process is in, but to open that file takes CAP_SYS_PTRACE.
+
+    Args:
+        descriptor: on a network namespace; close it at once after: it keeps the namespace alive.
+        what: names the namespace in errors.
+        timeout: seconds.
+
+    Returns:
+        The id, or None where none was given.
+
+    Raises:
+        KernelFileError: it is no descriptor on a network namespace, or no answer.
+        ParseError: the answer does not have the documented form.
+    """
+    return _ask_namespace_id(_NETNSA_FD, descriptor, f"RTM_GETNSID of {what}", timeout)
+
+
+def _ask_namespace_id(kind: int, value: int, what: str, timeout: float) -> int | None:
+    body = _RTGENMSG + attribute(kind, _INT.pack(value))
     with open_netlink(NETLINK_ROUTE, timeout) as sock:
         for payload in ask(sock, _RTM_GETNSID, body, what, dump=False):
             return parse_namespace_id(payload)
@@ -192,7 +215,7 @@ def parse_stats(payload: memoryview) -> tuple[int, LinkStats]:
     try:
         ifindex = _IF_STATS_MSG.unpack_from(payload)[2]
         found = parse_attributes(payload[_IF_STATS_MSG.size :], what)
-        return ifindex, LinkStats(*_STATS.unpack_from(found[_IFLA_STATS_LINK_64]))
+        return ifindex, LinkStats._make(_STATS.unpack_from(found[_IFLA_STATS_LINK_64]))
     except (struct.error, KeyError):
         raise ParseError(what, "a field is missing or cut short") from None
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from falcon_agent.collectors import network
-from falcon_agent.collectors.network import MAX_INTERFACES, NetworkCollector
+from falcon_agent.collectors.network import NetworkCollector
+from falcon_agent.collectors.vethmap import MAX_INTERFACES
 from falcon_agent.errors import GoneError, KernelFileError
 from falcon_agent.kernelfile import recording
 from tests.collectors.traffic import Clock, collect, exists, host_name, same_as_own, send, with_address
@@ -126,6 +127,9 @@ def test_without_netlink_everything_is_read_inside(
                 same_as_own(collector, box, of, "eth0")
             assert collector.veths(of) == {}
             assert "Operation not supported" in collector.unmapped(of)[""]
+            # Nobody asks which veths these have.
+            with target(box, "h", host_network=True) as host, target(box, "j", network_of="c") as joined:
+                assert (collector.unmapped(host), collector.unmapped(joined)) == ({}, {})
             assert len(caplog.records) == 1
         same_as_own(collector, box, of, "eth0")
         assert collector.veths(of)
@@ -158,6 +162,7 @@ def test_a_container_cannot_make_records_without_end(box: Netns) -> None:
         assert len(found) == MAX_INTERFACES
         assert ("eth0",) in found
         assert "only 64" in collector.unmapped(of)[""]
+        assert len(collector.veths(of) | collector.unmapped(of)) == MAX_INTERFACES + 1
 
 
 @pytest.mark.real

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
+import json
 import os
 import socket
 from typing import TYPE_CHECKING
 
 from falcon_agent.procfs.net_dev import NetDev, parse_net_dev
-from tests.namespaces.lab import Netns, eventually
+from tests.namespaces.lab import Box, eventually, run
 
 if TYPE_CHECKING:
     from falcon_agent.collectors.base import Target
     from falcon_agent.collectors.network import NetworkCollector
 
 _numbers = itertools.count()
+_HEADERS = 42
+"""Of Ethernet, IPv4 and UDP."""
 
 
 def host_name() -> str:
@@ -48,7 +52,7 @@ def as_samples(row: NetDev) -> dict[str, float]:
     }
 
 
-def same_as_own(collector: NetworkCollector, box: Netns, of: Target, *names: str) -> None:
+def same_as_own(collector: NetworkCollector, box: Box, of: Target, *names: str) -> None:
     """What is collected becomes what net/dev inside says: the kernel itself sends a packet now and then."""
 
     def same() -> bool:
@@ -61,7 +65,53 @@ def same_as_own(collector: NetworkCollector, box: Netns, of: Target, *names: str
     eventually(same, f"{collect(collector, of)} and {box.read('net/dev')!r} agree on {names}")
 
 
-def send(box: Netns, count: int, address: str) -> None:
+def hosts_counters(name: str) -> dict[str, float]:
+    """What `ip -s link` says of the host's end of a veth, as the container would count it."""
+    (link,) = json.loads(run("ip", "-s", "-json", "link", "show", "dev", name))
+    rx, tx = link["stats64"]["rx"], link["stats64"]["tx"]
+    return {
+        "in.bytes": tx["bytes"],
+        "in.packets": tx["packets"],
+        "out.bytes": rx["bytes"],
+        "out.packets": rx["packets"],
+    }
+
+
+def both_ends_agree(collector: NetworkCollector, box: Box, of: Target, *names: str) -> None:
+    """Exactly these interfaces are there, all mapped, and the collector, `ip -s link` and net/dev inside become
+    one: the kernel itself sends a packet now and then."""
+
+    def agree() -> bool:
+        (found,) = collect(collector, of)
+        hosts = collector.veths(of)
+        if set(found) != {(name,) for name in names} or set(hosts) != set(names):
+            return False
+        own = parse_net_dev(box.read("net/dev"))
+        return all(
+            found[name,].items() >= as_samples(own[name]).items() == hosts_counters(hosts[name]).items()
+            for name in names
+        )
+
+    eventually(agree, f"{collect(collector, of)}, {collector.veths(of)} and {box.read('net/dev')!r} agree")
+    assert collector.unmapped(of) == {}
+
+
+def counts_exactly(collector: NetworkCollector, box: Box, of: Target, name: str) -> None:
+    """Ten datagrams that the container broadcasts are ten packets of 1042 bytes out; needs a silent IPv6."""
+    (before,) = collect(collector, of)
+    send(box, 10, broadcast_address(box, name))
+    (after,) = collect(collector, of)
+    assert after[name,]["out.packets"] - before[name,]["out.packets"] == 10
+    assert after[name,]["out.bytes"] - before[name,]["out.bytes"] == 10 * (1000 + _HEADERS)
+
+
+def broadcast_address(box: Box, name: str) -> str:
+    (link,) = json.loads(box.run("ip", "-4", "-json", "address", "show", "dev", name))
+    (address,) = link["addr_info"]
+    return str(ipaddress.ip_interface(f"{address['local']}/{address['prefixlen']}").network.broadcast_address)
+
+
+def send(box: Box, count: int, address: str) -> None:
     """Send datagrams of 1000 bytes out of the container, to whoever is (not) there."""
     with box.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -69,7 +119,7 @@ def send(box: Netns, count: int, address: str) -> None:
             sender.sendto(bytes(1000), (address, 9))
 
 
-def with_address(box: Netns, name: str, address: str) -> None:
+def with_address(box: Box, name: str, address: str) -> None:
     box.run("ip", "address", "add", f"{address}/24", "broadcast", "+", "dev", name)
 
 

@@ -43,53 +43,50 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"never came true: {what}")
 
 
-class Netns:
-    """A process in a network namespace of its own, loopback up: as much of a container as needed here."""
+def on_thread(before: Callable[[], object], call: Callable[[], T]) -> T:
+    """Run `before`, which changes the thread, and then a call, on a thread that ends with it."""
+    result: Future[T] = Future()
 
-    def __init__(self) -> None:
-        home = os.stat("/proc/self/ns/net").st_ino
-        self._process = subprocess.Popen(["unshare", "--net", "sleep", "3600"])
-        self.pid = self._process.pid
-        # The pid stays the same through the exec, so wait for both to have happened.
-        eventually(
-            lambda: (
-                os.stat(f"/proc/{self.pid}/ns/net").st_ino != home
-                and os.readlink(f"/proc/{self.pid}/exe") != os.readlink(f"/proc/{os.getpid()}/exe")
-                and "unshare" not in os.readlink(f"/proc/{self.pid}/exe")
-            ),
-            "a process in a new network namespace",
-        )
-        self.inode = os.stat(f"/proc/{self.pid}/ns/net").st_ino
-        self.run("ip", "link", "set", "lo", "up")
+    def work() -> None:
+        try:
+            before()
+            result.set_result(call())
+        except BaseException as error:  # noqa: BLE001  raised again where the test waits
+            result.set_exception(error)
 
-    def end(self) -> None:
-        """Kill the process; without it the namespace goes away, unless somebody holds it."""
-        self._process.kill()
-        self._process.wait()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return result.result()
+
+
+def inside(namespace: str, call: Callable[[], T]) -> T:
+    """Run a call in the network namespace at a path."""
+
+    def enter() -> None:
+        fd = os.open(namespace, os.O_RDONLY)
+        try:
+            assert _libc.setns(fd, 0x40000000) == 0
+        finally:
+            os.close(fd)
+
+    return on_thread(enter, call)
+
+
+class Box:
+    """The network namespace of a process that somebody else started, a container's for one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.inode = os.stat(f"/proc/{pid}/ns/net").st_ino
 
     def run(self, *command: str) -> str:
         """Run a program inside."""
         return run("nsenter", f"--net=/proc/{self.pid}/ns/net", *command)
 
     def inside(self, call: Callable[[], T]) -> T:
-        """Run a call inside, on a thread that ends with it."""
-        result: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
-                try:
-                    assert _libc.setns(fd, 0x40000000) == 0
-                finally:
-                    os.close(fd)
-                result.set_result(call())
-            except BaseException as error:  # noqa: BLE001  raised again where the test waits
-                result.set_exception(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        return result.result()
+        """Run a call inside."""
+        return inside(f"/proc/{self.pid}/ns/net", call)
 
     def socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """A TCP socket of this namespace."""
@@ -105,6 +102,31 @@ class Netns:
             return file.read()
 
 
+class Netns(Box):
+    """A process in a network namespace of its own, loopback up: as much of a container as needed here."""
+
+    def __init__(self) -> None:
+        home = os.stat("/proc/self/ns/net").st_ino
+        self._process = subprocess.Popen(["unshare", "--net", "sleep", "3600"])
+        pid = self._process.pid
+        # The pid stays the same through the exec, so wait for both to have happened.
+        eventually(
+            lambda: (
+                os.stat(f"/proc/{pid}/ns/net").st_ino != home
+                and os.readlink(f"/proc/{pid}/exe") != os.readlink(f"/proc/{os.getpid()}/exe")
+                and "unshare" not in os.readlink(f"/proc/{pid}/exe")
+            ),
+            "a process in a new network namespace",
+        )
+        super().__init__(pid)
+        self.run("ip", "link", "set", "lo", "up")
+
+    def end(self) -> None:
+        """Kill the process; without it the namespace goes away, unless somebody holds it."""
+        self._process.kill()
+        self._process.wait()
+
+
 @contextmanager
 def netns() -> Iterator[Netns]:
     """A namespace for the length of a test."""
@@ -115,7 +137,7 @@ def netns() -> Iterator[Netns]:
         made.end()
 
 
-def veth(host: str, container: Netns, name: str, peer: Netns | None = None) -> None:
+def veth(host: str, container: Box, name: str, peer: Box | None = None) -> None:
     """A veth pair, up: `host` here (or in namespace `peer`), `name` in the container."""
     if peer is None:
         run("ip", "link", "add", host, "type", "veth", "peer", "name", name, "netns", str(container.pid))
@@ -127,8 +149,8 @@ def veth(host: str, container: Netns, name: str, peer: Netns | None = None) -> N
 
 
 @contextmanager
-def target(container: Netns, name: str = "c") -> Iterator[Target]:
-    """The namespace's process as collectors are given it."""
+def target(container: Box, name: str = "c", **more: Any) -> Iterator[Target]:
+    """The namespace's process as collectors are given it, with `more` that is known of the container."""
     process = Process("/proc", container.pid)
     try:
         known = Container(
@@ -139,6 +161,7 @@ def target(container: Netns, name: str = "c") -> Iterator[Target]:
             starttime=process.starttime(),
             cgroup=CgroupPaths({}, "/"),
             netns=container.inode,
+            **more,
         )
         yield Target(known, process, cast("Any", None))
     finally:
@@ -179,6 +202,16 @@ def in_child(call: Callable[[], object], *, before: Callable[[], None]) -> str:
         answer = pipe.read()
     os.waitpid(pid, 0)
     return answer
+
+
+def without_capability(number: int, call: Callable[[], T]) -> T:
+    """Run a call on a thread that gave up a capability."""
+    return on_thread(lambda: drop_capability(number), call)
+
+
+def become_first_of_a_pid_namespace() -> None:
+    """For `in_child`: the children of this process begin a new pid namespace; /proc stays what it is."""
+    assert _libc.unshare(0x20000000) == 0
 
 
 def become_nobody() -> None:

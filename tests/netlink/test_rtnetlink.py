@@ -18,6 +18,7 @@ from falcon_agent.netlink.rtnetlink import (
     link_stats,
     links,
     namespace_id,
+    namespace_id_of,
     parse_link,
     parse_namespace_id,
     parse_stats,
@@ -180,3 +181,18 @@ def test_a_process_that_is_not_there() -> None:
     eventually(lambda: not Path(f"/proc/{box.pid}").exists(), "an ended process")
     with pytest.raises(GoneError):
         namespace_id(box.pid)
+
+
+@pytest.mark.real
+def test_an_open_namespace_has_the_id_of_its_processes(box: Netns) -> None:
+    veth(f"fv{os.getpid()}fd", box, "eth0")
+    with open(f"/proc/{box.pid}/ns/net", "rb") as opened, netns() as stranger:
+        assert namespace_id_of(opened.fileno(), "test") == namespace_id(box.pid) is not None
+        with open(f"/proc/{stranger.pid}/ns/net", "rb") as other:
+            assert namespace_id_of(other.fileno(), "test") is None
+
+
+@pytest.mark.real
+def test_a_descriptor_on_something_else() -> None:
+    with open("/dev/null", "rb") as opened, pytest.raises(KernelFileError, match="RTM_GETNSID of test"):
+        namespace_id_of(opened.fileno(), "test")
