@@ -1,4 +1,4 @@
-"""Running a call inside the network namespace of a process (setns(2), network_namespaces(7))."""
+"""Running a call inside a namespace of a process (setns(2), network_namespaces(7), uts_namespaces(7))."""
 
 from __future__ import annotations
 
@@ -19,8 +19,25 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     _Jobs: TypeAlias = "SimpleQueue[_Job | None]"
 
-_CLONE_NEWNET = 0x40000000
-"""Given to setns, so that it works under systemd's RestrictNamespaces=net, which forbids 0 ("any kind")."""
+
+class Kind(NamedTuple):
+    """A kind of namespace that a single thread of a program may enter.
+
+    Attributes:
+        file: below /proc/PID/ns.
+        words: for messages.
+        flag: from sched.h; given to setns, so that it works under systemd's RestrictNamespaces=, which forbids
+            0 ("any kind").
+    """
+
+    file: str
+    words: str
+    flag: int
+
+
+NETWORK = Kind("net", "network", 0x40000000)
+UTS = Kind("uts", "UTS", 0x04000000)
+"""Where a host's name is, and nothing else."""
 
 _libc = ctypes.CDLL(None, use_errno=True)  # os.setns is there from Python 3.12 on
 
@@ -47,19 +64,21 @@ class _Job(NamedTuple):
     reply: SimpleQueue[_Reply]
 
 
-class NetworkNamespaces:
-    """A thread that goes into network namespaces and runs calls there; it never does anything else.
+class Namespaces:
+    """A thread that goes into namespaces of one kind and runs calls there; it never does anything else.
 
     A namespace belongs to a thread, so the rest of the program stays where it is. If the way home fails, the
     thread ends and the next call gets a new one. No descriptor of a foreign namespace is kept: it would keep
     a dead container's namespace, and its veth on the host, alive.
 
     Args:
+        kind: of namespace.
         proc: where /proc is mounted.
         timeout: seconds that a call may take.
     """
 
-    def __init__(self, proc: str = "/proc", timeout: float = 5.0) -> None:
+    def __init__(self, kind: Kind, proc: str = "/proc", timeout: float = 5.0) -> None:
+        self._kind = kind
         self._proc = proc
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -67,7 +86,7 @@ class NetworkNamespaces:
         self._late: SimpleQueue[_Reply] | None = None
 
     def run(self, call: Callable[[], T], dir_fd: int, base: str, inode: int | None = None) -> T:
-        """Run `call` in the network namespace of a process and return what it returns.
+        """Run `call` in the namespace of a process and return what it returns.
 
         What it returns must not keep the namespace alive: a socket made inside does, until it is closed.
 
@@ -94,7 +113,9 @@ class NetworkNamespaces:
                 outcome = reply.get(timeout=self._timeout)
             except Empty:
                 self._late = reply
-                raise KernelFileError(f"{base}/ns/net", "work inside did not end in time") from None
+                raise KernelFileError(
+                    f"{base}/ns/{self._kind.file}", "work inside did not end in time"
+                ) from None
             self._settle(outcome)
         if outcome.error is not None:
             raise outcome.error
@@ -109,7 +130,7 @@ class NetworkNamespaces:
             outcome = self._late.get_nowait()
         except Empty:
             raise KernelFileError(
-                f"{base}/ns/net", "an earlier call inside a namespace still hangs"
+                f"{base}/ns/{self._kind.file}", "an earlier call inside a namespace still hangs"
             ) from None
         self._late = None
         self._settle(outcome)
@@ -119,27 +140,43 @@ class NetworkNamespaces:
             self._jobs = None
 
     def _start(self) -> _Jobs:
+        path = f"{self._proc}/thread-self/ns/{self._kind.file}"
         try:
-            home = os.open(f"{self._proc}/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            home = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise read_error(f"{self._proc}/thread-self/ns/net", error) from None
+            raise read_error(path, error) from None
         jobs: _Jobs = SimpleQueue()
         # A daemon: the program may end while the thread waits for work.
-        thread = threading.Thread(target=_serve, args=(jobs, home), name="network-namespaces", daemon=True)
+        name = f"{self._kind.file}-namespaces"
+        thread = threading.Thread(target=_serve, args=(self._kind, jobs, home), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # a limit on tasks
             os.close(home)
-            raise KernelFileError(f"{self._proc}/thread-self/ns/net", str(error)) from None
+            raise KernelFileError(path, str(error)) from None
         weakref.finalize(self, jobs.put, None)
         return jobs
 
 
-def _serve(jobs: _Jobs, home: int) -> None:
+class NetworkNamespaces(Namespaces):
+    """A thread that goes into network namespaces."""
+
+    def __init__(self, proc: str = "/proc", timeout: float = 5.0) -> None:
+        super().__init__(NETWORK, proc, timeout)
+
+
+class UtsNamespaces(Namespaces):
+    """A thread that goes into UTS namespaces."""
+
+    def __init__(self, proc: str = "/proc", timeout: float = 5.0) -> None:
+        super().__init__(UTS, proc, timeout)
+
+
+def _serve(kind: Kind, jobs: _Jobs, home: int) -> None:
     """The thread: job after job, as long as it finds home."""
     try:
         while (job := jobs.get()) is not None:
-            outcome = _visit(job, home)
+            outcome = _visit(kind, job, home)
             job.reply.put(outcome)
             if not outcome.is_home:
                 return
@@ -149,10 +186,10 @@ def _serve(jobs: _Jobs, home: int) -> None:
         os.close(home)
 
 
-def _visit(job: _Job, home: int) -> _Reply:
+def _visit(kind: Kind, job: _Job, home: int) -> _Reply:
     """Go there, work, come home."""
     try:
-        _enter(job.dir_fd, job.base, job.inode)
+        _enter(kind, job.dir_fd, job.base, job.inode)
     except Exception as refused:  # noqa: BLE001  it belongs to the caller, who raises it
         return _Reply(None, refused, is_home=True)
     value: Any = None
@@ -161,17 +198,17 @@ def _visit(job: _Job, home: int) -> _Reply:
         value = job.call()
     except BaseException as raised:  # noqa: BLE001  the same; and the thread must go home in any case
         error = raised
-    return _Reply(value, error, is_home=_libc.setns(home, _CLONE_NEWNET) == 0)
+    return _Reply(value, error, is_home=_libc.setns(home, kind.flag) == 0)
 
 
-def _enter(dir_fd: int, base: str, inode: int | None) -> None:
-    path = f"{base}/ns/net"
+def _enter(kind: Kind, dir_fd: int, base: str, inode: int | None) -> None:
+    path = f"{base}/ns/{kind.file}"
     try:
-        namespace = os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+        namespace = os.open(f"ns/{kind.file}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
             if inode is not None and os.fstat(namespace).st_ino != inode:
-                raise KernelFileError(path, f"the process is not in network namespace {inode} any more")
-            if _libc.setns(namespace, _CLONE_NEWNET) != 0:
+                raise KernelFileError(path, f"the process is not in {kind.words} namespace {inode} any more")
+            if _libc.setns(namespace, kind.flag) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
         finally:

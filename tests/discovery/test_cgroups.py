@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import subprocess
-import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from falcon_agent.container import CgroupPaths, Pod
-from falcon_agent.discovery import cgroups
+from falcon_agent.discovery import cgroups, cgrouptree
 from falcon_agent.discovery.cgroups import CgroupRuntime
 from falcon_agent.discovery.docker import DockerRuntime
-from falcon_agent.discovery.runtime import Change
 from falcon_agent.errors import RuntimeUnavailableError
+from tests.discovery.hosttree import HostTree
 from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from falcon_agent.container import Container
     from tests.real.engine import Engine
 
 ID = "3f4c0a1b" * 8
@@ -31,57 +29,14 @@ OTHER = "5e6d7c8b" * 8
 UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 
 
-class Tree:
-    """A procfs and a v2 tree in the documented forms, for runtimes that cannot run here."""
-
-    def __init__(self, root: Path) -> None:
-        self.proc = root / "proc"
-        self.cgroup = root / "cgroup"
-        self.cgroup.mkdir()
-        (self.proc / "self").mkdir(parents=True)
-        mountinfo = f"31 23 0:28 / {self.cgroup} rw - cgroup2 cgroup2 rw\n"
-        (self.proc / "self/mountinfo").write_text(mountinfo)
-        self.process(1, "/init.scope")
-
-    def process(
-        self,
-        pid: int,
-        path: str,
-        *,
-        nspid: tuple[int, ...] = (),
-        ppid: int = 0,
-        name: str = "sh",
-        netns_of: int | None = None,
-    ) -> None:
-        at = self.proc / str(pid)
-        (at / "ns").mkdir(parents=True)
-        numbers = "\t".join(map(str, (pid, *nspid)))
-        (at / "status").write_text(f"Name:\t{name}\nPid:\t{pid}\nPPid:\t{ppid}\nNSpid:\t{numbers}\n")
-        (at / "stat").write_text(f"{pid} ({name}) S {ppid} " + "0 " * 17 + f"{pid * 10} 0 0\n")
-        (at / "cgroup").write_text(f"0::{path}\n")
-        if netns_of is None:
-            (at / "ns/net").touch()
-        else:
-            (at / "ns/net").hardlink_to(self.proc / str(netns_of) / "ns/net")
-        self.directory(path)
-        with (self.cgroup / path.lstrip("/") / "cgroup.procs").open("a") as procs:
-            procs.write(f"{pid}\n")
-
-    def directory(self, path: str) -> None:
-        (self.cgroup / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
-
-    def find(self) -> list[Container]:
-        found = CgroupRuntime(str(self.proc), str(self.cgroup)).find()
-        assert found.left_out == []
-        return found.containers
-
-
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path)
+def tree(tmp_path: Path) -> HostTree:
+    made = HostTree(tmp_path)
+    made.process(1, "/init.scope")
+    return made
 
 
-def test_systemd_driver(tree: Tree) -> None:
+def test_systemd_driver(tree: HostTree) -> None:
     path = f"/system.slice/docker-{ID}.scope"
     tree.process(70, path, nspid=(1,), ppid=60)
     tree.process(71, path, nspid=(9,), ppid=70)
@@ -94,7 +49,7 @@ def test_systemd_driver(tree: Tree) -> None:
     assert not container.host_network
 
 
-def test_kubernetes_pod(tree: Tree) -> None:
+def test_kubernetes_pod(tree: HostTree) -> None:
     pod = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"
     tree.process(70, f"{pod}/cri-containerd-{ID}.scope", nspid=(1,), name="pause")
     tree.process(80, f"{pod}/cri-containerd-{OTHER}.scope", nspid=(1,), name="app", netns_of=70)
@@ -104,12 +59,12 @@ def test_kubernetes_pod(tree: Tree) -> None:
     assert pause.netns == app.netns
 
 
-def test_a_process_named_pause_is_a_pods_only_in_a_pod(tree: Tree) -> None:
+def test_a_process_named_pause_is_a_pods_only_in_a_pod(tree: HostTree) -> None:
     tree.process(70, f"/docker/{ID}", nspid=(1,), name="pause")
     assert [one.pause for one in tree.find()] == [False]
 
 
-def test_podman_starts_its_process_one_level_below(tree: Tree) -> None:
+def test_podman_starts_its_process_one_level_below(tree: HostTree) -> None:
     tree.process(70, f"/machine.slice/libpod-{ID}.scope/container", nspid=(1,))
     tree.process(60, f"/machine.slice/libpod-conmon-{ID}.scope")
     [container] = tree.find()
@@ -117,7 +72,7 @@ def test_podman_starts_its_process_one_level_below(tree: Tree) -> None:
     assert container.cgroup.v2 == f"/machine.slice/libpod-{ID}.scope"
 
 
-def test_systemd_as_first_process_of_a_known_container(tree: Tree) -> None:
+def test_systemd_as_first_process_of_a_known_container(tree: HostTree) -> None:
     tree.process(75, f"/docker/{ID}/docker/{OTHER}", nspid=(30, 1))
     tree.process(70, f"/docker/{ID}/init.scope", nspid=(1,))
     tree.process(71, f"/docker/{ID}/system.slice/job.service", nspid=(22,))
@@ -126,7 +81,7 @@ def test_systemd_as_first_process_of_a_known_container(tree: Tree) -> None:
     assert container.cgroup.v2 == f"/docker/{ID}"
 
 
-def test_lxc(tree: Tree) -> None:
+def test_lxc(tree: HostTree) -> None:
     tree.process(70, "/lxc.payload.web/init.scope", nspid=(1,))
     tree.process(60, "/lxc.monitor.web")
     [container] = tree.find()
@@ -134,55 +89,76 @@ def test_lxc(tree: Tree) -> None:
     assert container.cgroup.v2 == "/lxc.payload.web"
 
 
-def test_nspawn_machine_is_its_payload(tree: Tree) -> None:
+def test_nspawn_machine_is_its_payload(tree: HostTree) -> None:
     unit = "/machine.slice/systemd-nspawn@web.service"
     tree.process(60, f"{unit}/supervisor")
     tree.process(70, f"{unit}/payload/init.scope", nspid=(1,), ppid=60)
     tree.process(71, f"{unit}/payload/system.slice/job.service", nspid=(22,), ppid=70)
     [container] = tree.find()
-    assert (container.name, container.runtime, container.pid) == ("web", "cgroups", 70)
+    assert (container.name, container.runtime, container.pid) == ("web", "nspawn", 70)
     assert container.cgroup.v2 == f"{unit}/payload"
 
 
-def test_a_sandbox_inside_of_a_service_is_no_container(tree: Tree) -> None:
+def test_a_sandbox_inside_of_a_service_is_no_container(tree: HostTree) -> None:
     # A browser's helper, or `unshare --pid` in a shell: nobody gave it a cgroup of its own.
     tree.process(60, "/user.slice/app.scope")
     tree.process(70, "/user.slice/app.scope", nspid=(1,), ppid=60)
     tree.process(80, "/user.slice/app.scope/inner", nspid=(1,), ppid=60)
-    assert [one.pid for one in tree.find()] == [80]
+    found = tree.look()
+    assert [one.pid for one in found.containers] == [80]
+    # It has a network of its own, so somebody may look for it.
+    why = "it shares cgroup /user.slice/app.scope with processes that are in no container"
+    assert [(one.name, one.reason) for one in found.left_out] == [
+        ("process 70", f"{why}: put it into a cgroup of its own")
+    ]
 
 
-def test_host_pid_namespace_the_oldest_process_counts(tree: Tree) -> None:
+def test_host_pid_namespace_the_oldest_process_counts(tree: HostTree) -> None:
     tree.process(90, f"/docker/{ID}")
     tree.process(70, f"/docker/{ID}")
     tree.process(80, f"/docker/{ID}/sub")
     assert [one.pid for one in tree.find()] == [70]
 
 
-def test_a_namespace_made_inside_does_not_pass_for_the_container(tree: Tree) -> None:
-    tree.process(69, f"/docker/{ID}", nspid=(40, 1))
+def test_a_namespace_made_inside_does_not_pass_for_the_container(tree: HostTree) -> None:
+    tree.process(69, f"/docker/{ID}", nspid=(40, 1), netns_of=1)
     tree.process(70, f"/docker/{ID}", nspid=(1,))
     assert [one.pid for one in tree.find()] == [70]
 
 
-def test_host_network(tree: Tree) -> None:
+def test_host_network(tree: HostTree) -> None:
     tree.process(70, f"/docker/{ID}", nspid=(1,), netns_of=1)
     assert [one.host_network for one in tree.find()] == [True]
 
 
-def test_an_empty_cgroup_is_no_container(tree: Tree) -> None:
+def test_an_empty_cgroup_is_no_container(tree: HostTree) -> None:
     tree.directory(f"/docker/{ID}/sub")
     assert tree.find() == []
 
 
-def test_the_nearer_of_two_with_one_id_counts(tree: Tree) -> None:
+def test_the_nearer_of_two_with_one_id_counts(tree: HostTree) -> None:
     # Whoever owns a part of the tree can give a cgroup any name.
     tree.process(80, f"/user.slice/a/b/c/docker-{ID}.scope", nspid=(1,))
     tree.process(70, f"/system.slice/docker-{ID}.scope", nspid=(1,))
-    assert [one.pid for one in tree.find()] == [70]
+    found = tree.look()
+    assert [one.pid for one in found.containers] == [70]
+    reason = f"cgroup /user.slice/a/b/c/docker-{ID}.scope bears the id of a container in another cgroup"
+    assert [(one.id, one.reason) for one in found.left_out] == [(ID, reason)]
 
 
-def test_a_process_that_moved_meanwhile_is_left_out_with_its_reason(tree: Tree) -> None:
+def test_a_nearer_one_that_comes_later_does_not_take_its_place(tree: HostTree) -> None:
+    tree.process(70, f"/system.slice/a/b/docker-{ID}.scope", nspid=(1,))
+    runtime = tree.runtime()
+    runtime.find()
+    tree.process(80, f"/user.slice/docker-{ID}.scope", nspid=(1,))
+    found = runtime.find()
+    assert [one.pid for one in found.containers] == [70]
+    assert [one.id for one in found.left_out] == [ID]
+    tree.end(70)
+    assert [one.pid for one in runtime.find().containers] == [80]
+
+
+def test_a_process_that_moved_meanwhile_is_left_out_with_its_reason(tree: HostTree) -> None:
     tree.process(70, f"/docker/{ID}", nspid=(1,))
     (tree.proc / "70/cgroup").write_text("0::/elsewhere\n")
     found = CgroupRuntime(str(tree.proc), str(tree.cgroup)).find()
@@ -192,24 +168,27 @@ def test_a_process_that_moved_meanwhile_is_left_out_with_its_reason(tree: Tree) 
     ]
 
 
-def test_a_tree_without_end_is_bounded_and_said(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cgroups, "MAX_CGROUPS", 20)
+def test_a_tree_without_end_is_bounded_and_said(tree: HostTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cgrouptree, cgroups):
+        monkeypatch.setattr(module, "MAX_CGROUPS", 20)
     for number in range(40):
         tree.directory(f"/user.slice/many/{number}")
     tree.process(70, f"/docker/{ID}", nspid=(1,))
     found = CgroupRuntime(str(tree.proc), str(tree.cgroup)).find()
     assert [one.pid for one in found.containers] == [70]
-    assert [one.reason for one in found.left_out] == ["not searched: there are more than 20 cgroups"]
+    assert [one.reason for one in found.left_out] == [
+        f"not searched: there are more than 20 cgroups in {tree.cgroup}"
+    ]
 
 
-def test_depth_is_bounded(tree: Tree) -> None:
-    tree.process(70, "/a" * cgroups.MAX_DEPTH + f"/{ID}", nspid=(1,))
+def test_depth_is_bounded(tree: HostTree) -> None:
+    tree.process(70, "/a" * cgrouptree.MAX_DEPTH + f"/{ID}", nspid=(1,))
     assert tree.find() == []
-    tree.process(71, "/b" * (cgroups.MAX_DEPTH - 1) + f"/{ID}", nspid=(1,))
+    tree.process(71, "/b" * (cgrouptree.MAX_DEPTH - 1) + f"/{ID}", nspid=(1,))
     assert [one.pid for one in tree.find()] == [71]
 
 
-def test_garbage_in_the_files_ends_in_nothing(tree: Tree) -> None:
+def test_garbage_in_the_files_ends_in_nothing(tree: HostTree) -> None:
     tree.process(70, f"/docker/{ID}", nspid=(1,))
     for garbage in ("", "x", "\0" * 100, "-1\n", "9" * 30):
         for name in ("proc/70/status", "proc/70/stat", "proc/70/cgroup", f"cgroup/docker/{ID}/cgroup.procs"):
@@ -221,27 +200,13 @@ def test_garbage_in_the_files_ends_in_nothing(tree: Tree) -> None:
     assert [one.pid for one in tree.find()] == [70]
 
 
-def test_no_hierarchy_is_an_unavailable_runtime(tree: Tree) -> None:
+def test_no_hierarchy_is_an_unavailable_runtime(tree: HostTree) -> None:
     (tree.proc / "self/mountinfo").write_text("")
     with pytest.raises(RuntimeUnavailableError, match="no cgroup hierarchy is mounted"):
         CgroupRuntime(str(tree.proc), str(tree.cgroup)).find()
     (tree.proc / "self/mountinfo").unlink()
     with pytest.raises(RuntimeUnavailableError, match="mountinfo"):
         CgroupRuntime(str(tree.proc), str(tree.cgroup)).find()
-
-
-def test_watch_tells_of_new_cgroups_twice_and_ends(tree: Tree) -> None:
-    runtime = CgroupRuntime(str(tree.proc), str(tree.cgroup), poll=0.01)
-    told: list[Change] = []
-    thread = threading.Thread(target=runtime.watch, args=(told.append,), daemon=True)
-    thread.start()
-    wait_until(lambda: len(told) == 2, "the first look is settled")
-    tree.directory(f"/docker/{ID}")
-    wait_until(lambda: len(told) >= 4, "the new cgroup is noticed, then looked at again")
-    tree.directory(f"/docker/{ID}/inside")
-    runtime.close()
-    thread.join()
-    assert set(told) == {Change()}
 
 
 # The real thing

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falcon_agent.discovery.shapes import Shape, name_unknown, parse_shape
+from falcon_agent.discovery.shapes import Shape, is_runtimes_own, name_unknown, parse_shape
 
 ID = "3f4c0a1b" * 8
+OTHER = "5e6d7c8b" * 8
 SHORT = ID[:12]
 UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 UID_SLICE = UID.replace("-", "_")
@@ -24,6 +25,25 @@ STATIC_UID = "5f0e1d2c3b4a59687786a5b4c3d2e1f0"
         ),
         (f"/machine.slice/libpod-{ID}.scope", Shape(ID, SHORT, "podman")),
         (f"/libpod_parent/libpod-{ID}", Shape(ID, SHORT, "podman")),
+        (f"/system.slice/web.service/libpod-payload-{ID}", Shape(ID, SHORT, "podman")),
+        (f"/machine.slice:libpod:{ID}", Shape(ID, SHORT, "podman")),
+        (f"/system.slice/nerdctl-{ID}.scope", Shape(ID, SHORT, "containerd")),
+        (f"/k8s.io/{ID}", Shape(ID, SHORT, "containerd")),
+        (f"/default/{ID}", Shape(ID, SHORT, "containerd")),
+        (f"/system.slice:docker:{ID}", Shape(ID, SHORT, "docker")),
+        (f"/:cri-containerd:{ID}", Shape(ID, SHORT, "containerd")),
+        (
+            f"/kubepods-burstable-pod{UID_SLICE}.slice:cri-containerd:{ID}",
+            Shape(ID, SHORT, "containerd", UID),
+        ),
+        (f"/kubepods/burstable/pod{UID}/{OTHER}/docker/{ID}", Shape(ID, SHORT, "docker")),
+        (
+            f"/kubepods.slice/kubepods-pod{UID_SLICE}.slice/crio-{OTHER}.scope/docker/{ID}",
+            Shape(ID, SHORT, "docker"),
+        ),
+        ("/machine.slice/machine-web\\x2d1.scope/payload", Shape("web-1", "web-1", "nspawn")),
+        ("/machine.slice/systemd-nspawn@web.service/payload", Shape("web", "web", "nspawn")),
+        ("/lxc.payload.shop_web", Shape("shop_web", "shop_web", "lxc")),
         (f"/{ID}", Shape(ID, SHORT, "cgroups")),
         (f"/own-parent/{ID}", Shape(ID, SHORT, "cgroups")),
         ("/lxc.payload.web", Shape("web", "web", "lxc")),
@@ -71,6 +91,11 @@ def test_known_forms(path: str, shape: Shape) -> None:
         f"/libpod_parent/libpod-conmon-{ID}",
         "/lxc.monitor.web",
         "/lxc.payload.",
+        "/own.slice/payload",
+        "/machine.slice/machine-web.scope",
+        "/machine.slice/systemd-nspawn@web.service/supervisor",
+        f"/system.slice:docker:{ID}:x",
+        f"/system.slice:buildkit:{ID}",
         f"/docker/{ID}/init.scope",
         f"/docker/{ID[:-1]}",
         f"/docker/{ID.upper()}",
@@ -90,7 +115,7 @@ def test_pod_outside_of_kubepods_is_none() -> None:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("/machine.slice/systemd-nspawn@web.service/payload", "web"),
+        ("/own/systemd-nspawn@web.service", "web"),
         ("/machine.slice/machine-web\\x2d1.scope", "web-1"),
         ("/system.slice/job.service", "job"),
         ("/run-r1.scope", "run-r1"),
@@ -103,8 +128,39 @@ def test_names_of_unknown_forms(path: str, name: str) -> None:
     assert (shape.name, shape.runtime, shape.pod_uid) == (name, "cgroups", None)
 
 
+@pytest.mark.parametrize(
+    ("path", "is_own"),
+    [
+        ("/lxc.monitor.web", True),
+        ("/lxc.monitor/web", True),
+        ("/lxc.pivot", True),
+        (f"/machine.slice/libpod-conmon-{ID}.scope", True),
+        (f"/kubepods/burstable/pod{UID}/crio-conmon-{ID}", True),
+        ("/lxc.payload.web", False),
+        ("/lxc.monitors", False),
+        (f"/libpod_parent/libpod-{ID}", False),
+        ("/", False),
+    ],
+)
+def test_what_is_a_runtimes_own(path: str, is_own: bool) -> None:  # noqa: FBT001  a table
+    assert is_runtimes_own(path) == is_own
+
+
+@pytest.mark.parametrize(
+    ("shape", "has_name"),
+    [
+        (Shape(ID, SHORT, "docker"), False),
+        (Shape("web", "web", "lxc"), True),
+        (Shape("abcdefghijkl.service", "abcdefghijkl", "cgroups"), True),
+    ],
+)
+def test_an_id_is_no_name(shape: Shape, has_name: bool) -> None:  # noqa: FBT001  a table
+    assert shape.has_name == has_name
+
+
 @given(st.text(max_size=120))
 def test_no_path_is_too_odd(path: str) -> None:
     for text in (path, f"/{path}", f"/kubepods/{path}/{ID}", f"/lxc/{path}"):
         parse_shape(text)
+        is_runtimes_own(text)
         assert name_unknown(text).name

@@ -4,13 +4,14 @@ import contextlib
 import gc
 import os
 import socket
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from falcon_agent.errors import GoneError, KernelFileError
-from falcon_agent.namespaces.enter import NetworkNamespaces
+from falcon_agent.namespaces.enter import NetworkNamespaces, UtsNamespaces
 from falcon_agent.procfs.process import Process
 from tests.namespaces.lab import (
     Netns,
@@ -208,3 +209,25 @@ def test_a_dead_namespace_is_not_held(box: Netns, process: Process, call: Callab
         namespaces.run(call, process.fd, process.path)
     box.end()
     eventually(lambda: name not in {known for _, known in socket.if_nameindex()}, "a veth that vanished")
+
+
+def test_a_uts_namespace_and_nothing_else() -> None:
+    script = "hostname inside-uts; exec sleep 3600"
+    with subprocess.Popen(["unshare", "--uts", "--net", "sh", "-c", script]) as child:
+        process = Process("/proc", child.pid)
+        try:
+            namespaces = UtsNamespaces()
+            eventually(
+                lambda: namespaces.run(socket.gethostname, process.fd, process.path) == "inside-uts",
+                "the hostname inside",
+            )
+            inode = process.namespace_inode("uts")
+            assert namespaces.run(where, process.fd, process.path, inode)[0] == HOME
+            assert socket.gethostname() != "inside-uts"
+            with pytest.raises(
+                KernelFileError, match="ns/uts: the process is not in UTS namespace 1 any more"
+            ):
+                namespaces.run(where, process.fd, process.path, 1)
+        finally:
+            process.close()
+            child.kill()
