@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(docker.io busybox-static iproute2 iptables procps faketime)
+packages=(docker.io containerd containernetworking-plugins podman lxc systemd-container debootstrap e2fsprogs
+  user-mode-linux busybox-static iproute2 iptables procps faketime)
 
 missing=()
 for package in "${packages[@]}"; do

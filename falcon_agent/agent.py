@@ -15,7 +15,8 @@ from falcon_agent.collectors import Options, make_collectors
 from falcon_agent.collectors.runner import Naming, Runner
 from falcon_agent.container import Template
 from falcon_agent.discovery.filters import Filter
-from falcon_agent.discovery.inventory import Inventory, make_runtimes
+from falcon_agent.discovery.inventory import Inventory
+from falcon_agent.discovery.sources import Places, make_sources
 from falcon_agent.errors import FalconAgentError
 from falcon_agent.scheduler import Scheduler, floor_to_step
 from falcon_agent.transfer.heartbeat import Heartbeat
@@ -46,12 +47,11 @@ _CYCLE_SECONDS = 0.3
 
 def build_inventory(settings: Settings, stat: SelfStat) -> Inventory:
     """The part that knows which containers run; not started yet."""
-    discovery = settings.discovery
-    runtimes = make_runtimes(
-        discovery.runtimes, discovery.docker, discovery.timeout, settings.paths.proc, settings.paths.cgroup
-    )
+    discovery, paths = settings.discovery, settings.paths
+    places = Places(discovery.docker, discovery.podman, discovery.cri, paths.proc, paths.cgroup)
+    sources = make_sources(discovery.runtimes, places, discovery.timeout)
     chosen = Filter(discovery.include.model_dump(), discovery.exclude.model_dump())
-    return Inventory(runtimes, chosen, stat, discovery.resync)
+    return Inventory(sources, chosen, stat, discovery.resync)
 
 
 def build_naming(settings: Settings) -> Naming:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from falcon_agent.collectors import NAMES
+from falcon_agent.collectors import DEFAULTS, NAMES
 from falcon_agent.container import Template
 from falcon_agent.errors import ConfigError
 from falcon_agent.naming import clean_tag_key
@@ -60,6 +60,12 @@ def _check_docker_url(url: str) -> str:
     return url
 
 
+def _check_cri_url(url: str) -> str:
+    if not re.fullmatch(r"unix:///.+", url):
+        raise ValueError("unix:///path/to/containerd.sock")
+    return url
+
+
 def _check_tag_key(key: str) -> str:
     if not key or clean_tag_key(key) != key:
         raise ValueError("a tag key without spaces, commas, quotes and '='")
@@ -78,7 +84,8 @@ HostPort = Annotated[str, AfterValidator(_check_host_port)]
 DockerUrl = Annotated[str, AfterValidator(_check_docker_url)]
 TagKey = Annotated[str, AfterValidator(_check_tag_key)]
 CollectorName = Annotated[str, AfterValidator(_check_collector)]
-RuntimeName = Literal["auto", "docker", "cgroups"]
+CriUrl = Annotated[str, AfterValidator(_check_cri_url)]
+RuntimeName = Literal["auto", "docker", "podman", "cri", "lxc", "cgroups"]
 
 
 class _Section(BaseModel):
@@ -169,6 +176,7 @@ class Globs(_Section):
     image: list[str] = []
     label: list[str] = []
     namespace: list[str] = []
+    pod: list[str] = []
 
 
 class Discovery(_Section):
@@ -176,6 +184,8 @@ class Discovery(_Section):
 
     runtimes: list[RuntimeName] = Field(default=["auto"], min_length=1)
     docker: DockerUrl = "unix:///var/run/docker.sock"
+    podman: DockerUrl = "unix:///run/podman/podman.sock"
+    cri: list[CriUrl] = []
     timeout: float = Field(default=5.0, gt=0, le=60)
     resync: float = Field(default=60.0, ge=1, le=3600)
     include: Globs = Globs()
@@ -191,7 +201,7 @@ class Containers(_Section):
 class Collectors(_Section):
     """`[collectors]`: what is measured."""
 
-    enabled: list[CollectorName] = list(NAMES)
+    enabled: list[CollectorName] = list(DEFAULTS)
 
 
 class Network(_Section):

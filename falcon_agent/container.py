@@ -18,6 +18,11 @@ class Pod:
     namespace: str
     uid: str = ""
 
+    @property
+    def key(self) -> str:
+        """Tells it from other pods: its UID, or, where nobody says that, its name in its namespace."""
+        return self.uid or f"{self.namespace}/{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class CgroupPaths:
@@ -51,9 +56,10 @@ class Container:
             (needs CAP_SYS_PTRACE).
         network_of: id of the container whose network namespace it uses; its own id normally.
         host_network: it uses the host's network, so no socket or interface is its own.
-        pause: it only holds a pod's namespaces.
+        pause: it only holds a pod's namespaces: its sockets and interfaces are the pod's, the rest is nobody's.
+        paused: all its processes are frozen, as far as the runtime says so.
         image: image as the runtime names it.
-        labels: the runtime's labels; under control of whoever made the container.
+        labels: the runtime's labels, and under them those of its pod; under control of whoever made the container.
         env: environment it was made with, as the runtime says it.
         pod: its Kubernetes pod, if any.
     """
@@ -68,6 +74,7 @@ class Container:
     network_of: str = ""
     host_network: bool = False
     pause: bool = False
+    paused: bool = False
     image: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)

@@ -44,5 +44,9 @@ class RuntimeUnavailableError(FalconAgentError):
     """A container runtime did not answer, or not sensibly: absent, refusing, hanging or speaking garbage."""
 
 
+class RuntimeAbsentError(RuntimeUnavailableError):
+    """There is no such container runtime, as far as can be told: no socket, or one that does not speak for it."""
+
+
 class TransferError(FalconAgentError):
     """A transfer did not take a push: unreachable, hanging, or answering something else than the contract says."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from falcon_agent.cli.options import add_config, add_json, command, settings
+from falcon_agent.cli.options import add_config, add_json, add_roots, command, settings
 from falcon_agent.cli.show import print_json, print_marked
 from falcon_agent.errors import ConfigError, FalconAgentError
 from falcon_agent.kernelfile import read_to_eof
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from falcon_agent.collectors.runner import Runner
     from falcon_agent.config import Settings
     from falcon_agent.container import Container
+    from falcon_agent.discovery.inventory import Inventory
 
 _TEXT = """\
 Validate the configuration, reach every transfer (with an empty push) and every container runtime, measure each
@@ -65,6 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = command(commands, "check", "say what will not work here, and why", _TEXT, _EXAMPLES)
     add_config(parser)
+    add_roots(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -175,9 +177,7 @@ def _measuring(chosen: Settings) -> Iterator[Finding]:
     try:
         with measuring(chosen, SelfStat()) as (runner, inventory):
             yield from _privileges(runner.collectors)
-            for state in inventory.states():
-                text = f"{state.containers} containers" if state.ok else state.error
-                yield Finding("ok" if state.ok else "fail", f"runtime {state.name}", text)
+            yield from _runtimes(inventory)
             found = inventory.snapshot()
             if not found:
                 text = "none is running that is not left out, so nothing else could be tried"
@@ -189,10 +189,29 @@ def _measuring(chosen: Settings) -> Iterator[Finding]:
             records = {
                 (container.key, record.metric) for container, record in measured if container is not None
             }
-            yield Finding("ok", "containers", f"{len(found)} measured, {len(measured)} records in a cycle")
+            yield Finding(
+                "ok",
+                "containers",
+                f"{sum(not one.pause for one in found)} measured, {len(measured)} records in a cycle",
+            )
             yield from _absences(runner, found, records)
     except FalconAgentError as error:
         yield Finding("fail", "cgroups", str(error))
+
+
+def _runtimes(inventory: Inventory) -> Iterator[Finding]:
+    """How each runtime answers; while one does, the others' silence does not end the agent's work."""
+    states = [state for state in inventory.states() if state.present]
+    silence: Level = "warn" if any(state.ok for state in states) else "fail"
+    for state in states:
+        text = f"{state.containers} containers" if state.ok else state.error
+        yield Finding("ok" if state.ok else silence, f"runtime {state.name}", text)
+    left_out = inventory.left_out()
+    if left_out:
+        text = (
+            f"{len(left_out)} left out or without a network of their own; `falcon-agent containers` says why"
+        )
+        yield Finding("note", "containers", text)
 
 
 def _privileges(collectors: Sequence[Collector]) -> Iterator[Finding]:
@@ -223,6 +242,8 @@ def _absences(
         speaks = runner.speaker(container) is target
         for collector in runner.collectors:
             if collector.scope == "host" or (collector.scope == "netns" and not speaks):
+                continue
+            if collector.scope == "container" and container.pause:
                 continue
             for metric in collector.metrics:
                 if (container.key, metric.name) not in reported:

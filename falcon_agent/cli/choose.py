@@ -41,11 +41,12 @@ def measuring(chosen: Settings, stat: SelfStat) -> Iterator[tuple[Runner, Invent
 
 
 def one_container(containers: Sequence[Container], wanted: str) -> Container:
-    """The container with this name, or whose id begins so.
+    """The container with this name, or whose id begins so; those that only hold a pod's namespaces are none.
 
     Raises:
         FalconAgentError: there is none, or more than one; the message names what there is.
     """
+    containers = [container for container in containers if not container.pause]
     by_name = [container for container in containers if container.name == wanted]
     found = by_name or [container for container in containers if wanted and container.id.startswith(wanted)]
     if len(found) == 1:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from falcon_agent.cli.options import add_config, add_json, command, settings
+from falcon_agent.cli.options import add_config, add_json, add_roots, command, settings
 from falcon_agent.cli.show import amount, print_table
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = command(commands, "collect", "measure once, show it, and push it", _TEXT, _EXAMPLES)
     add_config(parser)
+    add_roots(parser)
     parser.add_argument("--dry-run", action="store_true", help="push nothing")
     parser.add_argument(
         "--once", action="store_true", help="one cycle, the default; makes a script say what it does"
@@ -91,8 +92,13 @@ def _measure(chosen: Settings, stat: SelfStat, samples: int, name: str | None) -
             measured = runner.measure(inventory.snapshot(), floor_to_step(time.time(), chosen.agent.step))
         if name is not None:
             # All are measured all the same: who speaks for a shared network namespace must not depend on the asker.
-            only = one_container(inventory.snapshot(), name).key
-            measured = [item for item in measured if item[0] is not None and item[0].key == only]
+            container = one_container(inventory.snapshot(), name)
+            speaker = runner.speaker(container)
+            # What is said of its pod is said of it too.
+            only = {container.key} | (
+                {speaker.container.key} if speaker and speaker.container.pause else set()
+            )
+            measured = [item for item in measured if item[0] is not None and item[0].key in only]
     return [item for item in measured if accepted([item[1]], stat)]
 
 
@@ -130,7 +136,8 @@ def _print_group(items: Sequence[Measured], metrics: Mapping[str, Metric]) -> No
     if container is None:
         title = f"the agent on {record.endpoint}"
     else:
-        title = f"{container.name}  ({container.runtime} {container.short_id}, pid {container.pid})"
+        what = "pod " if container.pause else ""
+        title = f"{what}{container.name}  ({container.runtime} {container.short_id}, pid {container.pid})"
     print_table(("METRIC", "TAGS", "VALUE"), rows, title=title, right=(2,))
 
 

@@ -6,7 +6,7 @@ import difflib
 import time
 from typing import TYPE_CHECKING, Any
 
-from falcon_agent.cli.options import add_config, add_json, command, settings
+from falcon_agent.cli.options import add_config, add_json, add_roots, command, settings
 from falcon_agent.cli.show import amount, print_json, printable
 from falcon_agent.errors import FalconAgentError
 from falcon_agent.kernelfile import recording
@@ -38,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("container", metavar="CONTAINER", help="name, or beginning of the id")
     parser.add_argument("metric", metavar="METRIC", help="as `falcon-agent metrics` lists it")
     add_config(parser)
+    add_roots(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -89,6 +90,7 @@ def _explain(
     """Everything known about one number, as the JSON document of `--json`."""
     document: dict[str, Any] = {
         "container": container.name,
+        "of_pod": None,
         "metric": metric.name,
         "counterType": metric.counter_type,
         "unit": metric.unit,
@@ -110,7 +112,10 @@ def _explain(
                 "it uses the host's network: the sockets and interfaces there are not its own"
             )
             return document
-        if speaker is not target:
+        if speaker.container.pause:
+            document["of_pod"] = speaker.container.name
+            target = speaker
+        elif speaker is not target:
             name = speaker.container.name
             document["reason"] = (
                 f"it shares the network namespace of {name!r}, under whose name it is reported"
@@ -175,7 +180,9 @@ def _lines(content: bytes, keys: Sequence[str]) -> list[str]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    print(f"{document['metric']} of {printable(document['container'])}: {document['help']}")
+    pod = f"the pod {document['of_pod']}, in which " if document["of_pod"] else ""
+    whose = f"{pod}{document['container']}" + (" is" if pod else "")
+    print(f"{document['metric']} of {printable(whose)}: {document['help']}")
     for value in document["values"]:
         tags = f"  ({printable(value['tags'])})" if value["tags"] else ""
         total = " total" if document["counterType"] == "COUNTER" else ""

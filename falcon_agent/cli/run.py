@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from falcon_agent.cli.options import add_config, command, settings
+from falcon_agent.cli.options import add_config, add_roots, command, settings
 from falcon_agent.errors import FalconAgentError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = command(commands, "run", "measure and push, until told to stop", _TEXT, _EXAMPLES)
     add_config(parser)
+    add_roots(parser)
     parser.set_defaults(run=run)
 
 

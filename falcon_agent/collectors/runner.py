@@ -145,8 +145,8 @@ class Runner:
         self._cycles += 1
         self._hierarchies.new_cycle()
         self._open(containers)
-        everyone = list(self._targets.values())
-        namespaces = namespace_owners(everyone)
+        namespaces = namespace_owners(self._targets.values())
+        everyone = [target for target in self._targets.values() if not target.container.pause]
         measured: list[Measured] = []
         for collector in self.collectors:
             if collector.scope == "host":
@@ -301,7 +301,8 @@ def namespace_owners(targets: Iterable[Target]) -> list[Target]:
     """One target for each network namespace that is not the host's.
 
     Namespaces are told apart by inode, or, where the kernel does not let us see it, by what the runtime says. Of
-    several containers in one the owner stands for it: the one the others joined, else the one that ran first.
+    several containers in one the owner stands for it: a pod's sandbox, the one the others joined, else the one that
+    ran first.
     """
     owners: dict[int | str, Target] = {}
     for target in targets:
@@ -316,9 +317,12 @@ def namespace_owners(targets: Iterable[Target]) -> list[Target]:
 
 
 def _namespace(container: Container) -> int | str:
-    return container.netns if container.netns is not None else container.network_of or container.id
+    if container.netns is not None:
+        return container.netns
+    # The key of a pod first: who found it by its cgroup alone does not know whose sandbox is whose.
+    return container.pod.key if container.pod is not None else container.network_of or container.id
 
 
-def _precedence(container: Container) -> tuple[bool, int, int]:
+def _precedence(container: Container) -> tuple[bool, bool, int, int]:
     joined_another = container.network_of not in {"", container.id}
-    return joined_another, container.starttime, container.pid
+    return not container.pause, joined_another, container.starttime, container.pid

@@ -1,25 +1,26 @@
-"""Containers of a Docker engine, or of whatever speaks its API (podman)."""
+"""Containers of a Docker engine, or of podman, which speaks Docker's API too."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
-from falcon_agent.container import Container, LeftOut, Pod
+from falcon_agent.container import Container, LeftOut
 from falcon_agent.discovery.describe import describe, host_netns, is_alive
 from falcon_agent.discovery.engineanswers import parse_details, parse_event, parse_listing
 from falcon_agent.discovery.engineapi import EngineApi, NotFoundError
+from falcon_agent.discovery.podlabels import is_sandbox, name_in_pod, pod_labels, pod_of, sandbox_of
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.errors import FalconAgentError, GoneError, ParseError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from falcon_agent.discovery.engineanswers import Details, Listed
+    from falcon_agent.discovery.engineanswers import Listed
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,14 @@ MAX_DETAILS = 4 * 1024 * 1024
 """Bytes of the description of one container."""
 
 _ID = re.compile(r"[0-9a-f]{64}")
-_EVENT_QUERY = {"filters": '{"type": ["container"], "event": ["start", "die", "rename"]}'}
+_LIST_QUERY = {"filters": '{"status": ["running", "paused"]}'}
+"""Unasked, podman leaves paused containers out."""
+_EVENT_QUERY = {
+    "filters": '{"type": ["container", "network"], "event": ["start", "die", "died", "rename", "update", "pause",'
+    ' "unpause", "connect", "disconnect"]}'
+}
+"""podman calls a container's end `died` when it is asked for and `die` when it tells."""
+_ENDED = frozenset({"die", "died"})
 _PATIENCE = 2
 """Containers whose description may fail to come in one look. One stuck container must not hide the others,
 but when the daemon itself got stuck, waiting for each would take very long."""
@@ -35,39 +43,51 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A container as its description has it, before the others say what they add to it.
+
+    Attributes:
+        container: nothing in it comes from another one.
+        network_mode: as in `Details`.
+    """
+
+    container: Container
+    network_mode: str
+
+
 class DockerRuntime:
-    """A Docker engine.
+    """A Docker engine, or podman behind its Docker-compatible socket.
 
     Args:
         base_url: `unix:///path` or `tcp://host:port`.
         timeout: seconds that one answer may take.
         proc: where the procfs of the engine's PID namespace is mounted.
+        name: which of them, `docker` or `podman`.
     """
 
-    name = "docker"
-
-    def __init__(self, base_url: str, timeout: float, proc: str) -> None:
-        self._api = EngineApi(base_url, timeout)
+    def __init__(self, base_url: str, timeout: float, proc: str, name: str = "docker") -> None:
+        self.name = name
+        self._api = EngineApi(base_url, timeout, name)
         self._proc = proc
         self._closed = Flag()
-        self._known: dict[str, Container] = {}
+        self._known: dict[str, _Known] = {}
 
     def find(self) -> Found:
         """All running containers: one list, and a description of each one that was not known before."""
         listed = self._list()
         found = Found()
-        modes = {item.id: item.network_mode for item in listed}
-        host = host_netns(self._proc)
+        known: dict[str, _Known] = {}
         failed = 0
         for item in listed:
-            known = self._known.get(item.id)
-            if known is not None and self.alive(known):
-                found.containers.append(replace(known, name=_name(item, known.labels)))
+            before = self._known.get(item.id)
+            if before is not None and self.alive(before.container):
+                known[item.id] = before
             elif failed >= _PATIENCE:
                 found.left_out.append(self._left_out(item, "not described: the engine hangs on others"))
             else:
                 try:
-                    container = self._describe(item, modes, host)
+                    known[item.id] = self._describe(item)
                 except NotFoundError:
                     continue  # it ended and was removed after the list was made
                 except GoneError as error:
@@ -75,13 +95,16 @@ class DockerRuntime:
                 except FalconAgentError as error:
                     failed += isinstance(error, RuntimeUnavailableError)
                     found.left_out.append(self._left_out(item, str(error)))
-                else:
-                    found.containers.append(container)
-        self._known = {container.id: container for container in found.containers}
+        self._known = known
+        # podman's list says nothing of networks, so what is described counts first.
+        modes = {item.id: item.network_mode for item in listed}
+        modes |= {container: one.network_mode for container, one in known.items()}
+        host = host_netns(self._proc)
+        found.containers.extend(_complete(item, known, modes, host) for item in listed if item.id in known)
         return found
 
     def _list(self) -> list[Listed]:
-        answer = self._api.get("/containers/json")
+        answer = self._api.get("/containers/json", _LIST_QUERY)
         try:
             listed = parse_listing(answer)
         except ParseError as error:
@@ -89,29 +112,25 @@ class DockerRuntime:
         # The id becomes part of a request's path.
         return [item for item in listed if _ID.fullmatch(item.id)]
 
-    def _describe(self, item: Listed, modes: Mapping[str, str], host: int | None) -> Container:
+    def _describe(self, item: Listed) -> _Known:
         details = parse_details(self._api.get(f"/containers/{item.id}/json", limit=MAX_DETAILS))
         if details.pid == 0:
             raise GoneError(f"container {item.id[:12]}", "it does not run (any more)")
         described = describe(self._proc, details.pid, lambda path: item.id in path.rpartition("/")[2])
-        network_of = _network_of(item.id, {**modes, item.id: details.network_mode})
-        told_host = details.network_mode == "host" or modes.get(network_of) == "host"
-        return Container(
+        container = Container(
             id=item.id,
-            name=_name(item, details.labels),
+            name=item.name,
             runtime=self.name,
             pid=details.pid,
             starttime=described.starttime,
             cgroup=described.cgroup,
             netns=described.netns,
-            network_of=network_of,
-            host_network=told_host or (host is not None and described.netns == host),
-            pause=_is_pause(details.labels),
+            pause=is_sandbox(details.labels),
             image=details.image,
             labels=details.labels,
             env=details.env,
-            pod=_pod(details),
         )
+        return _Known(container, details.network_mode)
 
     def _left_out(self, item: Listed, reason: str) -> LeftOut:
         return LeftOut(item.name, item.id, self.name, reason)
@@ -136,7 +155,7 @@ class DockerRuntime:
                 notify(Change())
                 continue
             event = parse_event(line)
-            notify(Change(event.id, ended=event.action == "die"))
+            notify(Change(event.id, ended=event.action in _ENDED))
 
     def alive(self, container: Container) -> bool:
         """Whether its first process still runs."""
@@ -146,6 +165,28 @@ class DockerRuntime:
         """End `watch` and every request."""
         self._closed.set()
         self._api.close()
+
+
+def _complete(
+    item: Listed, known: Mapping[str, _Known], modes: Mapping[str, str], host: int | None
+) -> Container:
+    """A known container as it is now: with what the list says, and with what it has from its sandbox."""
+    container = known[item.id].container
+    sandbox = known.get(sandbox_of(container.labels))
+    labels = container.labels
+    if sandbox is not None and sandbox.container.pause and not container.pause:
+        labels = {**pod_labels(sandbox.container.labels), **labels}
+    network_of = _network_of(item.id, modes)
+    told_host = modes.get(item.id) == "host" or modes.get(network_of) == "host"
+    return replace(
+        container,
+        name=name_in_pod(labels, pause=container.pause) or item.name,
+        paused=item.paused,
+        network_of=network_of,
+        host_network=told_host or (host is not None and container.netns == host),
+        labels=labels,
+        pod=pod_of(labels),
+    )
 
 
 def _network_of(container: str, modes: Mapping[str, str]) -> str:
@@ -162,22 +203,3 @@ def _network_of(container: str, modes: Mapping[str, str]) -> str:
             break
         at = target
     return at
-
-
-def _is_pause(labels: Mapping[str, str]) -> bool:
-    kind, container = labels.get("io.kubernetes.docker.type"), labels.get("io.kubernetes.container.name")
-    return kind == "podsandbox" or container == "POD"
-
-
-def _name(item: Listed, labels: Mapping[str, str]) -> str:
-    """What people call it: under Kubernetes the name in the pod, not `k8s_NAME_POD_NAMESPACE_UID_ATTEMPT`."""
-    in_pod = labels.get("io.kubernetes.container.name") if labels.get("io.kubernetes.pod.name") else None
-    return in_pod or item.name
-
-
-def _pod(details: Details) -> Pod | None:
-    labels = details.labels
-    name = labels.get("io.kubernetes.pod.name")
-    if not name:
-        return None
-    return Pod(name, labels.get("io.kubernetes.pod.namespace", ""), labels.get("io.kubernetes.pod.uid", ""))

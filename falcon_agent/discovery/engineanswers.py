@@ -28,12 +28,14 @@ class Listed:
     Attributes:
         id: 64 hexadecimal digits.
         name: without the leading slash; the id if the engine gives none.
-        network_mode: e.g. `bridge`, `host`, `none`, `container:ID`; empty if the engine does not say.
+        network_mode: e.g. `bridge`, `host`, `none`, `container:ID`; empty if the engine does not say (podman).
+        paused: all its processes are frozen.
     """
 
     id: str
     name: str
     network_mode: str
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,12 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of `GET /events`: what happened to which container."""
+    """One line of `GET /events`: what happened to which container.
+
+    Attributes:
+        action: e.g. `start`, `die`, `rename`; of networks `connect`, `disconnect`.
+        id: of the container, also where the event is one of a network.
+    """
 
     action: str
     id: str
@@ -81,7 +88,7 @@ def _listed(item: dict[str, Any]) -> Listed:
     # A link of another container to this one is a name too: /other/alias.
     own = [name for name in names if isinstance(name, str) and name.count("/") <= 1]
     mode = _text(_object(item.get("HostConfig") or {}, _LISTING), "NetworkMode", _LISTING, "")
-    return Listed(container, own[0].lstrip("/") if own else container, mode)
+    return Listed(container, own[0].lstrip("/") if own else container, mode, item.get("State") == "paused")
 
 
 def parse_details(content: bytes) -> Details:
@@ -115,7 +122,13 @@ def parse_event(line: bytes) -> Event:
         ParseError: not a JSON object of that form.
     """
     item = _object(_decode(line, _EVENT), _EVENT)
-    return Event(_text(item, "Action", _EVENT), _text(_object(item.get("Actor"), _EVENT), "ID", _EVENT))
+    actor = _object(item.get("Actor"), _EVENT)
+    subject = _text(actor, "ID", _EVENT)
+    if item.get("Type") == "network":
+        # Docker's actor is the network, podman's the container itself. Never read this of a container's event:
+        # there the attributes hold its labels, whatever they are called.
+        subject = _text(_object(actor.get("Attributes") or {}, _EVENT), "container", _EVENT, subject)
+    return Event(_text(item, "Action", _EVENT), subject)
 
 
 def _decode(content: bytes, source: str) -> Any:

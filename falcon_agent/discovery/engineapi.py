@@ -1,4 +1,4 @@
-"""The Docker Engine API through the docker package, over sockets that cannot hang or drip.
+"""The Docker Engine API, Docker's or podman's, through the docker package, over sockets that cannot hang or drip.
 
 By itself `docker.APIClient` limits only the pause between two reads, and nobody can end a call from outside before
 its answer has begun. So it is given sockets of our own: one deadline holds for a whole answer, and another thread
@@ -11,6 +11,7 @@ import contextlib
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from weakref import WeakSet
 
 from urllib3.exceptions import HTTPError
 
-from falcon_agent.errors import RuntimeUnavailableError
+from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +33,35 @@ MAX_EVENT = 1024 * 1024
 """Bytes of one event; it carries all labels of its container."""
 
 _CHUNK = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class _Advice:
+    """What to say of a product that cannot be used.
+
+    Attributes:
+        absent: where its socket is not there.
+        denied: where it may not be used.
+        server: what it is that listens.
+    """
+
+    absent: str
+    denied: str
+    server: str
+
+
+_ADVICE = {
+    "docker": _Advice(
+        "is Docker installed and running?",
+        "run as root or in the group docker (which is as much as root)",
+        "the daemon",
+    ),
+    "podman": _Advice(
+        "is podman.socket enabled? systemctl enable --now podman.socket",
+        "run as root",
+        "podman's service",
+    ),
+}
 
 
 class NotFoundError(RuntimeUnavailableError):
@@ -63,25 +93,28 @@ class EngineApi:
     Args:
         url: `unix:///path` or `tcp://host:port`.
         timeout: seconds from connecting to the last byte of an answer.
+        product: `docker` or `podman`: whose error texts fit.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, product: str = "docker") -> None:
         self.url = url
         self._timeout = timeout
+        self._advice = _ADVICE[product]
         self._lock = threading.Lock()
         self._client: APIClient | None = None
         self._sockets: WeakSet[_Socket] = WeakSet()
         self._latest = threading.local()
         self._closed = False
 
-    def get(self, path: str, limit: int = MAX_ANSWER) -> bytes:
+    def get(self, path: str, query: Mapping[str, str] | None = None, limit: int = MAX_ANSWER) -> bytes:
         """The body of the answer to one request.
 
         Raises:
             NotFoundError: status 404.
+            RuntimeAbsentError: there is no such socket.
             RuntimeUnavailableError: no answer in time, another status, more than `limit` bytes, or no HTTP.
         """
-        with self._request(path) as answer:
+        with self._request(path, query) as answer:
             body = bytearray()
             while part := answer.read1(_CHUNK, decode_content=False):
                 body += part
@@ -128,7 +161,10 @@ class EngineApi:
                     raise self._status_error(response.status_code, path, response.raw.read1(200))
                 yield response.raw
         except (OSError, HTTPError) as error:  # requests' own errors are OSErrors
-            raise self._error(self._in_words(error)) from None
+            kind = RuntimeUnavailableError
+            if any(isinstance(cause, FileNotFoundError) for cause in _chain(error)):
+                kind = RuntimeAbsentError
+            raise self._error(self._in_words(error), kind) from None
 
     def _made_client(self) -> APIClient:
         with self._lock:
@@ -173,27 +209,28 @@ class EngineApi:
             for sock in self._sockets:
                 _cut_off(sock)
 
-    def _error(self, reason: str) -> RuntimeUnavailableError:
-        return RuntimeUnavailableError(f"cannot use {self.url}: {reason}")
+    def _error(
+        self, reason: str, kind: type[RuntimeUnavailableError] = RuntimeUnavailableError
+    ) -> RuntimeUnavailableError:
+        return kind(f"cannot use {self.url}: {reason}")
 
     def _status_error(self, status: int, path: str, body: bytes) -> RuntimeUnavailableError:
         kind = NotFoundError if status == HTTPStatus.NOT_FOUND else RuntimeUnavailableError
-        return kind(
-            f"cannot use {self.url}: status {status} for {path}: {body.decode(errors='replace').strip()}"
-        )
+        return self._error(f"status {status} for {path}: {body.decode(errors='replace').strip()}", kind)
 
     def _in_words(self, error: BaseException) -> str:
+        advice = self._advice
         for cause in _chain(error):
             match cause:
                 case FileNotFoundError():
-                    return "there is no such socket; is Docker installed and running?"
+                    return f"there is no such socket; {advice.absent}"
                 case PermissionError():
-                    return "permission denied; run as root or in the group docker (which is as much as root)"
+                    return f"permission denied; {advice.denied}"
                 case ConnectionRefusedError():
-                    return "connection refused; the daemon does not run"
+                    return f"connection refused; {advice.server} does not run"
                 case TimeoutError() | BlockingIOError():
                     # EAGAIN from connect(2): the queue of connections that nobody accepts is full (unix(7)).
-                    return f"no answer within {self._timeout:g} s; the daemon hangs"
+                    return f"no answer within {self._timeout:g} s; {advice.server} hangs"
                 case HTTPException():
                     return f"the answer is no HTTP ({type(cause).__name__}: {str(cause)[:80]})"
         return str(error)[:200]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from falcon_agent.container import LeftOut
-from falcon_agent.errors import RuntimeUnavailableError
+from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
     from falcon_agent.container import Container
@@ -37,6 +37,7 @@ class RuntimeState:
         last_ok: when it last was, in seconds since the epoch, or None if never.
         error: what is wrong, in words; empty if `ok`.
         containers: that it is known to run, measured or not.
+        present: False if it may be missing (nobody asked for it by name) and is.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RuntimeState:
     last_ok: float | None
     error: str
     containers: int
+    present: bool = True
 
 
 class Feed:
@@ -52,11 +54,14 @@ class Feed:
     Args:
         runtime: the source; closed by `stop`.
         resync: seconds between two looks while nothing seems to happen.
+        optional: that it is not there, and never was, is nothing to complain of.
     """
 
-    def __init__(self, runtime: Runtime, resync: float) -> None:
+    def __init__(self, runtime: Runtime, resync: float, *, optional: bool = False) -> None:
         self._runtime = runtime
         self._resync = resync
+        self._optional = optional
+        self._present = True
         self._lock = threading.Lock()
         self._containers: dict[str, Container] = {}
         self._left_out: list[LeftOut] = []
@@ -122,7 +127,12 @@ class Feed:
         """How the runtime answers."""
         with self._lock:
             return RuntimeState(
-                self._runtime.name, not self._error, self._last_ok, self._error, len(self._containers)
+                self._runtime.name,
+                not self._error,
+                self._last_ok,
+                self._error,
+                len(self._containers),
+                self._present,
             )
 
     def _keep_looking(self) -> None:
@@ -144,6 +154,14 @@ class Feed:
             self._ended_meanwhile.clear()
         try:
             found = self._runtime.find()
+        except RuntimeAbsentError as error:
+            if not self._optional or self._last_ok is not None:
+                self._failed(str(error))
+                return False
+            log.debug("%s", error)
+            with self._lock:
+                self._present, self._error = False, ""
+            return True
         except RuntimeUnavailableError as error:
             self._failed(str(error))
             return False
@@ -157,6 +175,7 @@ class Feed:
             before, self._containers = self._containers, now
             self._left_out = found.left_out
             self._last_ok = time.time()
+            self._present = True
             recovered, self._error = self._error, ""
         for container in before.values():
             if container.id not in now:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from falcon_agent.container import Container
 
 Rules: TypeAlias = "Mapping[str, Sequence[str]]"
-"""Patterns by kind: `name`, `image`, `label`, `namespace`."""
+"""Patterns by kind: `name`, `image`, `label`, `namespace`, `pod`."""
 
 
 def _label_matches(container: Container, pattern: str) -> bool:
@@ -29,14 +29,17 @@ _MATCHES: Mapping[str, Callable[[Container, str], bool]] = {
     "namespace": lambda container, pattern: (
         container.pod is not None and fnmatchcase(container.pod.namespace, pattern)
     ),
+    "pod": lambda container, pattern: container.pod is not None and fnmatchcase(container.pod.name, pattern),
 }
+_OF_POD = frozenset({"label", "namespace", "pod"})
+"""Kinds that say something of a pod as well as of a container."""
 
 
 class Filter:
     """Include and exclude rules; globs as of the shell (`*`, `?`, `[abc]`), case counts.
 
     A container is measured if it matches at least one pattern of every kind that `include` gives, and none of
-    `exclude`. A label pattern is `KEY` or `KEY=VALUE`.
+    `exclude`. A label pattern is `KEY` or `KEY=VALUE`; a container in a pod has the pod's labels too.
 
     Raises:
         ValueError: a kind that does not exist.
@@ -59,3 +62,15 @@ class Filter:
             if patterns and not any(_MATCHES[kind](container, pattern) for pattern in patterns):
                 return f"not included: matches no {kind} of {', '.join(patterns)}"
         return None
+
+    def allows_pod(self, sandbox: Container) -> bool:
+        """Whether nothing speaks against a pod of which only the sandbox is known; names and images do not count."""
+        return not any(
+            _MATCHES[kind](sandbox, pattern)
+            for kind in self._exclude.keys() & _OF_POD
+            for pattern in self._exclude[kind]
+        ) and all(
+            not patterns
+            or (kind in _OF_POD and any(_MATCHES[kind](sandbox, pattern) for pattern in patterns))
+            for kind, patterns in self._include.items()
+        )

@@ -2,70 +2,109 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.container import LeftOut
-from falcon_agent.discovery.auto import AutoRuntime
-from falcon_agent.discovery.cgroups import CgroupRuntime
-from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.discovery.feed import Feed, RuntimeState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from falcon_agent.container import Container
     from falcon_agent.discovery.filters import Filter
-    from falcon_agent.discovery.runtime import Runtime
+    from falcon_agent.discovery.sources import Source
     from falcon_agent.selfstat import SelfStat
 
-__all__ = ["Inventory", "RuntimeState", "make_runtimes"]
+__all__ = ["Inventory", "RuntimeState"]
+
+log = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 10.0
 """How long `start` waits for runtimes that take their time to answer."""
+PROBE_SECONDS = 3.0
+"""Between two looks whether a runtime has come that was not there."""
+HOLD_SECONDS = 60.0
+"""How long a container that only the cgroup tree shows is held back: the runtime that knows its name may be about to
+tell it, and a name that changes begins new series."""
 HOST_NETWORK = "host network: its sockets and interfaces are the host's"
+
+_KNOWN_BY = {"docker": {"docker"}, "podman": {"podman"}, "containerd": {"cri"}, "cri-o": {"cri"}}
+"""Which source's word counts for a container, by the runtime that its cgroup names."""
+_NAMELESS = {"lxc"}
+"""Runtimes that no source but the tree knows."""
+
+
+class _Known(NamedTuple):
+    """What all sources together know.
+
+    Attributes:
+        containers: each of them once.
+        held: those that are not believed yet, and why.
+    """
+
+    containers: list[Container]
+    held: list[LeftOut]
 
 
 class Inventory:
     """Which containers run. Threads of its own keep it current; asking it never waits for a runtime.
 
     Args:
-        runtimes: sources; where two know the same container, the first one's word counts.
+        sources: of containers; where two know the same one, the first one's word counts.
         chosen: which containers are measured.
         stat: gets the values `runtime.up` (1 if every runtime answers, else 0) and `containers` (measured).
         resync: seconds between two full listings; events come in between.
     """
 
-    def __init__(self, runtimes: Sequence[Runtime], chosen: Filter, stat: SelfStat, resync: float) -> None:
-        self._feeds = [Feed(runtime, resync) for runtime in runtimes]
+    def __init__(self, sources: Sequence[Source], chosen: Filter, stat: SelfStat, resync: float) -> None:
+        self._sources = sources
         self._filter = chosen
         self._stat = stat
+        self._resync = resync
+        self._feeds: dict[int, Feed] = {}
+        self._first_seen: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._prober = threading.Thread(target=self._keep_probing, name="probe-runtimes", daemon=True)
 
     def start(self) -> None:
         """Begin; returns when every runtime was listed once, or failed to be, or takes too long."""
         deadline = time.monotonic() + FIRST_LOOK_SECONDS
-        for feed in self._feeds:
-            feed.start()
-        for feed in self._feeds:
-            feed.wait(max(0.0, deadline - time.monotonic()))
+        # What the tree shows may tell that there is another runtime to ask.
+        while begun := self._begin():
+            for feed in begun:
+                feed.wait(max(0.0, deadline - time.monotonic()))
+        if len(self._feeds) < len(self._sources):
+            self._prober.start()
 
     def refresh(self) -> None:
         """List all runtimes again now; returns at once."""
-        for feed in self._feeds:
+        for _, feed in self._running():
             feed.refresh()
 
     def stop(self) -> None:
         """End all threads, also when a runtime hangs."""
-        for feed in self._feeds:
+        self._stopping.set()
+        if self._prober.ident is not None:
+            self._prober.join()
+        for _, feed in self._running():
             feed.stop()
 
     def snapshot(self) -> list[Container]:
-        """The containers to measure now, sorted by name: those that run, less those that are left out."""
-        measured = [one for one in self._known() if self._reason(one) is None]
-        self._stat.set("containers", len(measured))
-        if self._feeds:
-            self._stat.set("runtime.up", int(all(feed.state().ok for feed in self._feeds)))
-        return measured
+        """The containers to measure now, sorted by name: those that run, less those that are left out.
+
+        Those that only hold a pod's namespaces (`pause`) are among them, for the pod's sockets and network, if any
+        of the pod's containers is measured, or, while none runs, if nothing speaks against the pod.
+        """
+        chosen = self._choose(self._known().containers)
+        self._stat.set("containers", sum(not one.pause for one in chosen))
+        states = [state for state in self.states() if state.present]
+        if states:
+            self._stat.set("runtime.up", int(all(state.ok for state in states)))
+        return chosen
 
     def left_out(self) -> list[LeftOut]:
         """Containers that are not measured, and why.
@@ -74,13 +113,14 @@ class Inventory:
         their own.
         """
         known = self._known()
-        ids = {container.id for container in known}
         left_out = [
             LeftOut(container.name, container.id, container.runtime, reason)
-            for container in known
+            for container in known.containers
             if (reason := self._reason(container) or (HOST_NETWORK if container.host_network else None))
         ]
-        for feed in self._feeds:
+        left_out += known.held
+        ids = {one.id for one in known.containers} | {one.id for one in known.held}
+        for _, feed in self._running():
             for one in feed.left_out():
                 if one.id not in ids:
                     ids.add(one.id)
@@ -88,15 +128,115 @@ class Inventory:
         return left_out
 
     def states(self) -> list[RuntimeState]:
-        """How every runtime answers."""
-        return [feed.state() for feed in self._feeds]
+        """How every runtime answers; one that may be missing, and is, has `present` False."""
+        feeds = self._running()
+        states = [feed.state() for _, feed in feeds]
+        here = {source.name for source, _ in feeds}
+        missing = {source.name: source.absence for source in self._sources if source.name not in here}
+        for name, absence in missing.items():
+            state = RuntimeState(
+                name, ok=not absence, last_ok=None, error=absence, containers=0, present=bool(absence)
+            )
+            states.append(state)
+        return states
 
-    def _known(self) -> list[Container]:
-        merged: dict[str, Container] = {}
-        for feed in self._feeds:
-            for container in feed.containers():
-                merged.setdefault(container.id, container)
-        return sorted(merged.values(), key=lambda one: (one.name, one.id))
+    # Which runtimes are there
+
+    def _begin(self) -> list[Feed]:
+        """Start to ask the runtimes that have come to be there."""
+        shown = [
+            container for source, feed in self._running() if source.is_tree for container in feed.containers()
+        ]
+        begun = []
+        for number, source in enumerate(self._sources):
+            if number not in self._feeds and (source.is_there is None or source.is_there(shown)):
+                feed = Feed(
+                    source.make(), self._resync, optional=source.is_there is not None and not source.absence
+                )
+                with self._lock:
+                    self._feeds[number] = feed
+                feed.start()
+                begun.append(feed)
+        return begun
+
+    def _keep_probing(self) -> None:
+        while len(self._feeds) < len(self._sources) and not self._stopping.wait(PROBE_SECONDS):
+            try:
+                self._begin()
+            except Exception:  # the thread must outlive a bug in one source
+                log.exception("cannot begin to ask a runtime")
+
+    def _running(self) -> list[tuple[Source, Feed]]:
+        """The sources that are asked, in the order in which they are believed."""
+        with self._lock:
+            return [(self._sources[number], feed) for number, feed in sorted(self._feeds.items())]
+
+    # Which containers there are
+
+    def _known(self) -> _Known:
+        feeds = self._running()
+        told: dict[str, Container] = {}
+        for source, feed in feeds:
+            if not source.is_tree:
+                for container in feed.containers():
+                    told.setdefault(container.id, container)
+        processes = {(container.pid, container.starttime) for container in told.values()}
+        held: list[LeftOut] = []
+        seen: dict[str, float] = {}
+        for container in [one for source, feed in feeds if source.is_tree for one in feed.containers()]:
+            if container.id in told or (container.pid, container.starttime) in processes:
+                continue
+            seen[container.key] = self._first_seen.get(container.key, time.monotonic())
+            if reason := self._hold(container, feeds, seen[container.key]):
+                held.append(LeftOut(container.name, container.id, container.runtime, reason))
+            else:
+                told[container.id] = container
+        self._first_seen = seen
+        return _Known(sorted(told.values(), key=lambda one: (one.name, one.id)), held)
+
+    def _hold(
+        self, container: Container, feeds: Iterable[tuple[Source, Feed]], first_seen: float
+    ) -> str | None:
+        """Why a container that only the tree shows is not to be measured under the name it has there."""
+        if container.runtime in _NAMELESS or container.short_id == container.id:
+            return None  # no runtime's id: no other name will come
+        owners = _KNOWN_BY.get(container.runtime)
+        for source, feed in feeds:
+            state = feed.state()
+            if source.is_tree or not state.present or (owners is not None and source.name not in owners):
+                continue
+            if not state.ok:
+                return f"{state.name}, which would tell its name, does not answer"
+            if reason := next((one.reason for one in feed.left_out() if one.id == container.id), None):
+                return f"{state.name}: {reason}"
+            if time.monotonic() - first_seen < HOLD_SECONDS:
+                return f"{state.name} does not list it yet; in {HOLD_SECONDS:g} s it is measured under its id"
+        return None
+
+    # Which of them are measured
+
+    def _choose(self, known: Sequence[Container]) -> list[Container]:
+        pods: dict[str, bool] = {}
+        chosen = []
+        for container in known:
+            if container.pause:
+                continue
+            measured = self._filter.reason(container) is None
+            if measured:
+                chosen.append(container)
+            if container.pod is not None:
+                pods[container.pod.key] = pods.get(container.pod.key, False) or measured
+        for container in known:
+            if not container.pause:
+                continue
+            pod = container.pod
+            if (
+                pods.get(pod.key)
+                if pod is not None and pod.key in pods
+                else self._filter.allows_pod(container)
+            ):
+                chosen.append(container)
+        return sorted(chosen, key=lambda one: (one.name, one.id))
 
     def _reason(self, container: Container) -> str | None:
         """Why a container is not measured, or None if it is."""
@@ -104,35 +244,3 @@ class Inventory:
             pod = container.pod
             return f"pause: it only holds the namespaces of pod {pod.name or pod.uid}" if pod else "pause"
         return self._filter.reason(container)
-
-
-def make_runtimes(
-    names: Sequence[str], docker_url: str, timeout: float, proc: str, cgroup: str
-) -> list[Runtime]:
-    """The sources that the configuration names.
-
-    Args:
-        names: any of `auto` (Docker where its socket is, else cgroups), `docker`, `cgroups`, `none`.
-        docker_url: `unix:///path` or `tcp://host:port`.
-        timeout: seconds that one answer of a runtime may take.
-        proc: where the host's procfs is mounted.
-        cgroup: where the host's cgroup hierarchies are mounted.
-
-    Raises:
-        ValueError: a name that is none of these.
-    """
-    made: list[Runtime] = []
-    for name in dict.fromkeys(names):
-        match name:
-            case "docker":
-                made.append(DockerRuntime(docker_url, timeout, proc))
-            case "cgroups":
-                made.append(CgroupRuntime(proc, cgroup))
-            case "auto":
-                docker, cgroups = DockerRuntime(docker_url, timeout, proc), CgroupRuntime(proc, cgroup)
-                made.append(AutoRuntime(docker_url, docker, cgroups))
-            case "none":
-                pass
-            case _:
-                raise ValueError(f"{name} is no runtime; there are auto, docker, cgroups, none")
-    return made

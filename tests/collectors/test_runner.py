@@ -243,3 +243,31 @@ def test_the_network_of_a_pod_is_the_pods_and_not_a_containers() -> None:
         "name=nginx,namespace=shop,pod=web-0",
         "namespace=shop,pod=web-0",
     ]
+
+
+def test_a_sandbox_speaks_for_its_pod_and_is_nothing_else(sleeper: subprocess.Popen[bytes]) -> None:
+    pod = Pod("web-0", "shop", "uid")
+    # The sandbox of a pod can be younger than its containers: it was started again.
+    app = container("nginx", pod=pod, netns=7, network_of="id-of-sandbox")
+    sandbox = container("sandbox", sleeper.pid, pod=pod, netns=7, pause=True, network_of="id-of-sandbox")
+    made = runner(Scripted("c", one(GAUGE, 1)), Scripted("n", one(COUNTER, 1), "netns"))
+    expected = ["name=nginx,namespace=shop,pod=web-0", "namespace=shop,pod=web-0"]
+    for order in ([app, sandbox], [sandbox, app]):
+        assert [record.tags for record in made.cycle(order, NOW)] == expected
+        assert made.speaker(app) is made.target(sandbox)
+    # While its container is being restarted the pod still has a network.
+    assert [record.tags for record in made.cycle([sandbox], NOW)] == expected[1:]
+
+
+def test_without_inodes_a_pod_is_one_namespace(sleeper: subprocess.Popen[bytes]) -> None:
+    pod = Pod("", "", "uid")
+    one_of_it = container("a", pod=pod, netns=None)
+    other = container("b", sleeper.pid, pod=pod, netns=None)
+    made = runner(Scripted("n", one(GAUGE, 1), "netns"))
+    assert [record.tags for record in made.cycle([one_of_it, other], NOW)] == ["pod=uid"]
+
+
+def test_the_sandbox_of_a_pod_in_the_hosts_network_says_nothing() -> None:
+    sandbox = container("sandbox", pod=Pod("proxy", "kube-system"), pause=True, host_network=True)
+    made = runner(Scripted("c", one(GAUGE, 1)), Scripted("n", one(GAUGE, 1), "netns"))
+    assert made.cycle([sandbox], NOW) == []

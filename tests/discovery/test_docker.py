@@ -1,26 +1,25 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from falcon_agent.container import Pod
 from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.discovery.runtime import Change
 from falcon_agent.errors import RuntimeUnavailableError
+from tests.discovery.looking import asked_path, find, record, watching
 from tests.real.engine import BUSYBOX, wait_until
 from tests.real.unixserver import answer, read_request, serving
 
 if TYPE_CHECKING:
     import socket
+    import threading
     from collections.abc import Iterator
     from pathlib import Path
 
-    from falcon_agent.container import Container
     from tests.real.engine import Engine
 
 ID = "3f4c0a1b" * 8
@@ -33,12 +32,6 @@ def runtime(docker_engine: Engine) -> Iterator[DockerRuntime]:
     runtime = DockerRuntime(docker_engine.url, 30.0, "/proc")
     yield runtime
     runtime.close()
-
-
-def find(runtime: DockerRuntime) -> dict[str, Container]:
-    found = runtime.find()
-    assert found.left_out == []
-    return {one.id: one for one in found.containers}
 
 
 @pytest.mark.real
@@ -81,8 +74,8 @@ def test_networks(docker_engine: Engine, runtime: DockerRuntime) -> None:
         docker_engine.container() as own,
         docker_engine.container("--network", "none") as none,
         docker_engine.container("--network", "host") as host,
-        docker_engine.container("--network", f"container:{own}") as guest,
-        docker_engine.container("--network", f"container:{guest}") as guest_of_guest,
+        docker_engine.container("--network", f"container:{own}", "--name", "guest-of-own") as guest,
+        docker_engine.container("--network", "container:guest-of-own") as guest_of_guest,
         docker_engine.container("--network", f"container:{host}") as guest_of_host,
     ):
         found = find(runtime)
@@ -95,41 +88,13 @@ def test_networks(docker_engine: Engine, runtime: DockerRuntime) -> None:
 
 
 @pytest.mark.real
-def test_a_pod_as_cri_dockerd_labels_it(docker_engine: Engine, runtime: DockerRuntime) -> None:
-    pod = {
-        "io.kubernetes.pod.name": "web-0",
-        "io.kubernetes.pod.namespace": "prod",
-        "io.kubernetes.pod.uid": "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
-    }
-
-    def options(**more: str) -> list[str]:
-        labels = pod | {f"io.kubernetes.{key.replace('_', '.')}": value for key, value in more.items()}
-        return [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
-
-    name = "k8s_app_web-0_prod_0f1e2d3c_0"
-    with (
-        docker_engine.container(*options(container_name="POD", docker_type="podsandbox")) as sandbox,
-        docker_engine.container(
-            *options(container_name="app", docker_type="container"),
-            *("--name", name, "--network", f"container:{sandbox}"),
-        ) as app,
-    ):
-        found = find(runtime)
-        expected = Pod("web-0", "prod", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")
-        assert (found[sandbox].pause, found[sandbox].pod) == (True, expected)
-        assert (found[app].name, found[app].pause, found[app].pod) == ("app", False, expected)
-        assert found[app].network_of == sandbox
-        # Asked again, now that it is known.
-        assert find(runtime)[app].name == "app"
-
-
-@pytest.mark.real
 def test_stop_start_rename_pause(docker_engine: Engine, runtime: DockerRuntime) -> None:
     with docker_engine.container("--name", "first-name") as container:
         before = find(runtime)[container]
         docker_engine.cli("pause", container)
-        assert find(runtime)[container] == before
+        assert find(runtime)[container] == replace(before, paused=True)
         docker_engine.cli("unpause", container)
+        assert find(runtime)[container] == before
         docker_engine.cli("rename", container, "second-name")
         assert find(runtime)[container].name == "second-name"
         docker_engine.cli("restart", "--time", "1", container)
@@ -154,27 +119,17 @@ def test_the_same_name_again_is_another_container(docker_engine: Engine, runtime
 def test_known_containers_are_not_described_again(docker_engine: Engine, tmp_path: Path) -> None:
     with docker_engine.container() as container:
         answers = record(docker_engine, container)
-        asked: list[bytes] = []
+        asked: list[str] = []
 
         def handle(connection: socket.socket, _: threading.Event) -> None:
-            line = read_request(connection)
-            asked.append(line.split()[1])
-            connection.sendall(answers[asked[-1].decode()])
+            asked.append(asked_path(connection))
+            connection.sendall(answers[asked[-1]])
 
         with serving(tmp_path / "s", handle) as url:
             runtime = DockerRuntime(url, 30.0, "/proc")
             assert [one.id for one in runtime.find().containers] == [container]
             assert [one.id for one in runtime.find().containers] == [container]
-    assert asked == [b"/containers/json", f"/containers/{container}/json".encode(), b"/containers/json"]
-
-
-def record(engine: Engine, container: str) -> dict[str, bytes]:
-    """What the real engine answers, for one container, to be served with changes."""
-    listing = [one for one in json.loads(engine.get("/containers/json")) if one["Id"] == container]
-    return {
-        "/containers/json": answer(json.dumps(listing).encode()),
-        f"/containers/{container}/json": answer(engine.get(f"/containers/{container}/json")),
-    }
+    assert asked == ["/containers/json", f"/containers/{container}/json", "/containers/json"]
 
 
 def listing(*ids: str) -> bytes:
@@ -195,7 +150,7 @@ def test_a_container_that_dies_between_list_and_description(docker_engine: Engin
     answers["/containers/json"] = listing(container, OTHER, THIRD)
 
     def handle(connection: socket.socket, _: threading.Event) -> None:
-        connection.sendall(answers[read_request(connection).split()[1].decode()])
+        connection.sendall(answers[asked_path(connection)])
 
     with serving(tmp_path / "s", handle) as url:
         found = DockerRuntime(url, 30.0, "/proc").find()
@@ -210,7 +165,7 @@ def test_a_container_that_dies_between_list_and_description(docker_engine: Engin
 @pytest.mark.real
 def test_a_pid_that_was_used_again(tmp_path: Path) -> None:
     def handle(connection: socket.socket, _: threading.Event) -> None:
-        described = read_request(connection).split()[1] != b"/containers/json"
+        described = asked_path(connection) != "/containers/json"
         connection.sendall(details(os.getpid()) if described else listing(ID))
 
     with serving(tmp_path / "s", handle) as url:
@@ -226,7 +181,7 @@ def test_one_stuck_container_does_not_hide_the_others(docker_engine: Engine, tmp
         answers["/containers/json"] = listing(ID, container)
 
         def handle(connection: socket.socket, ended: threading.Event) -> None:
-            path = read_request(connection).split()[1].decode()
+            path = asked_path(connection)
             if path in answers:
                 connection.sendall(answers[path])
             else:
@@ -276,7 +231,7 @@ def test_garbage_for_a_listing(tmp_path: Path, body: bytes) -> None:
 
 def test_garbage_for_a_description_leaves_out_one_container(tmp_path: Path) -> None:
     def handle(connection: socket.socket, _: threading.Event) -> None:
-        described = read_request(connection).split()[1] != b"/containers/json"
+        described = asked_path(connection) != "/containers/json"
         connection.sendall(answer(b'{"State": []}') if described else listing(ID, OTHER))
 
     with serving(tmp_path / "s", handle) as url:
@@ -305,19 +260,6 @@ def test_networks_that_refer_to_each_other_end(tmp_path: Path) -> None:
     assert [_network_of(one, modes) for one in "cde"] == ["gone", "d", "e"]
 
 
-@contextlib.contextmanager
-def watching(runtime: DockerRuntime) -> Iterator[list[Change]]:
-    told: list[Change] = []
-    thread = threading.Thread(target=runtime.watch, args=(told.append,), daemon=True)
-    thread.start()
-    try:
-        yield told
-    finally:
-        runtime.close()
-        thread.join(20)
-        assert not thread.is_alive()
-
-
 @pytest.mark.real
 def test_events(docker_engine: Engine, runtime: DockerRuntime) -> None:
     with watching(runtime) as told:
@@ -326,7 +268,8 @@ def test_events(docker_engine: Engine, runtime: DockerRuntime) -> None:
             docker_engine.exec(container, "true")
             docker_engine.cli("rename", container, "renamed-by-test")
         wait_until(lambda: Change(container, ended=True) in told, "the end was told")
-    assert told == [Change(), Change(container), Change(container), Change(container, ended=True)]
+    connected, started, renamed = [Change(container)] * 3
+    assert told[:5] == [Change(), connected, started, renamed, Change(container, ended=True)]
 
 
 @pytest.mark.real

@@ -26,8 +26,15 @@ LISTING = (FIXTURES / "containers.json").read_bytes()
 DETAILS = (FIXTURES / "container.json").read_bytes()
 SHARING = (FIXTURES / "container-sharing.json").read_bytes()
 EVENTS = (FIXTURES / "events.jsonl").read_bytes().splitlines()
+CHANGES = (FIXTURES / "events-changes.jsonl").read_bytes().splitlines()
+PODMAN_LISTING = (FIXTURES / "podman-containers.json").read_bytes()
+PODMAN_DETAILS = (FIXTURES / "podman-container.json").read_bytes()
+PODMAN_EVENTS = (FIXTURES / "podman-events.jsonl").read_bytes().splitlines()
 WEB = "9e1ed6b83a173fc17a3e186bd61c62351226d2b8c5184b15ad0b91badf1bb9fb"
 SIDE = "497cbe1522d246f37509ca7c9f6a9523222319f614bfe027611cce5fcf7536d2"
+CHANGING = "ee45d4ecd94d22a22ba3eac908fc6dca5409075dcc496fa18385e9b08609a157"
+PODMAN_WEB = "dbdf146ad9371a88b129a867e734ee51a949e0f74c00507f1f854fc439103b45"
+PODMAN_SIDE = "7070098336a2fbd9335080df8d2faf0d06a65aa0ca618f95bb1a6f7313822511"
 
 PARSERS: list[Callable[[bytes], Any]] = [parse_listing, parse_details, parse_event]
 
@@ -37,6 +44,28 @@ def test_listing() -> None:
         Listed(SIDE, "side", f"container:{WEB}"),
         Listed(WEB, "web", "default"),
     ]
+
+
+def test_listing_of_podman() -> None:
+    """Its form has no HostConfig, so the networks stay unknown."""
+    assert parse_listing(PODMAN_LISTING) == [
+        Listed(PODMAN_SIDE, "side", "", paused=True),
+        Listed(PODMAN_WEB, "web", "", paused=False),
+    ]
+
+
+def test_details_of_podman() -> None:
+    details = parse_details(PODMAN_DETAILS)
+    assert details.pid == json.loads(PODMAN_DETAILS)["State"]["Pid"] > 0
+    assert details.network_mode == f"container:{PODMAN_WEB}"
+    assert details.image == "localhost/falcon-test/busybox:latest"
+    assert details.labels == {}
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "restarting", "", None, 7, ["paused"]])
+def test_paused(state: object) -> None:
+    (listed,) = parse_listing(json.dumps([{"Id": "1", "State": state}]).encode())
+    assert listed.paused is (state == "paused")
 
 
 def test_the_name_of_a_link_is_not_the_containers_own() -> None:
@@ -76,6 +105,35 @@ def test_events() -> None:
     ]
 
 
+def test_an_event_of_a_network_is_one_of_the_container() -> None:
+    assert {event.id for event in map(parse_event, CHANGES)} == {CHANGING}
+    assert [event.action for event in map(parse_event, CHANGES)] == [
+        *("connect", "start", "pause", "unpause", "update"),
+        *("connect", "disconnect", "disconnect", "die", "disconnect"),
+    ]
+
+
+def test_a_label_cannot_pass_an_event_off_as_another_containers() -> None:
+    """The attributes of a container's event are its labels, and one of these is called `container`."""
+    started = next(line for line in CHANGES if b'"Action":"start"' in line)
+    assert json.loads(started)["Actor"]["Attributes"]["container"] == "of another one"
+    assert parse_event(started).id == CHANGING
+
+
+def test_events_of_podman() -> None:
+    assert [parse_event(line) for line in PODMAN_EVENTS] == [
+        Event("start", PODMAN_WEB),
+        Event("start", PODMAN_SIDE),
+        Event("pause", PODMAN_SIDE),
+        Event("unpause", PODMAN_SIDE),
+        Event("rename", PODMAN_WEB),
+        Event("connect", PODMAN_WEB),
+        Event("disconnect", PODMAN_WEB),
+        Event("die", PODMAN_SIDE),
+        Event("die", PODMAN_WEB),
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -98,6 +156,8 @@ def test_events() -> None:
         b'{"Action": "die"}',
         b'{"Action": "die", "Actor": {}}',
         b'{"Action": 7, "Actor": {"ID": "1"}}',
+        b'{"Type": "network", "Action": "connect", "Actor": {"ID": "1", "Attributes": [1]}}',
+        b'{"Type": "network", "Action": "connect", "Actor": {"ID": "1", "Attributes": {"container": 7}}}',
         b"<html>",
         b'\xff\xfe"',
         b"[" * 100_000,
@@ -109,7 +169,7 @@ def test_another_form_is_a_typed_error(parse: Callable[[bytes], Any], content: b
         parse(content)
 
 
-@given(st.sampled_from([LISTING, DETAILS, EVENTS[0]]), st.data())
+@given(st.sampled_from([LISTING, DETAILS, EVENTS[0], CHANGES[0], PODMAN_LISTING]), st.data())
 def test_truncated_answers_are_typed_errors(content: bytes, data: st.DataObject) -> None:
     cut = content.rstrip()[: data.draw(st.integers(0, len(content.rstrip()) - 1))]
     for parse in PARSERS:
@@ -125,7 +185,7 @@ _JSON = st.recursive(
             st.sampled_from(
                 ["Id", "Names", "HostConfig", "NetworkMode", "State", "Pid", "Config", "Env", "Labels"]
             )
-            | st.sampled_from(["Image", "Action", "Actor", "ID"]),
+            | st.sampled_from(["Image", "Action", "Actor", "ID", "Type", "Attributes", "container"]),
             inner,
             max_size=5,
         )

@@ -1,107 +1,30 @@
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
-import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from falcon_agent.container import CgroupPaths, Container, LeftOut, Pod
+from falcon_agent.container import LeftOut, Pod
 from falcon_agent.discovery import feed
-from falcon_agent.discovery.auto import AutoRuntime
-from falcon_agent.discovery.cgroups import CgroupRuntime
-from falcon_agent.discovery.describe import is_alive
 from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.discovery.filters import Filter
-from falcon_agent.discovery.inventory import HOST_NETWORK, Inventory, make_runtimes
+from falcon_agent.discovery.inventory import HOST_NETWORK, Inventory
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.errors import RuntimeUnavailableError
-from falcon_agent.procfs.process import parse_starttime
 from falcon_agent.selfstat import SelfStat
+from tests.discovery.told import LONG, NOTHING, Told, container, names, reasons, source, started
 from tests.real.engine import Engine, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from falcon_agent.discovery.runtime import Runtime
-
-LONG = 3600.0
-NOTHING: Mapping[str, Sequence[str]] = {}
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
-def container(name: str, pid: int | None = None, **more: object) -> Container:
-    """One whose first process is a real one: this one unless another is given."""
-    pid = pid or os.getpid()
-    starttime = parse_starttime(Path(f"/proc/{pid}/stat").read_bytes())
-    plain = Container(f"id-{name}", name, "told", pid, starttime, CgroupPaths({}, "/"))
-    return dataclasses.replace(plain, **more)  # type: ignore[arg-type]
-
-
-class Told:
-    """A runtime whose answers and events a test decides."""
-
-    def __init__(self, *containers: Container, name: str = "told") -> None:
-        self.name = name
-        self.found = Found(list(containers))
-        self.error: Exception | None = None
-        self.looks = 0
-        self.notify: Callable[[Change], None] = lambda _: None
-        self.hold = threading.Event()
-        self.hold.set()
-        self._watched = threading.Event()
-        self._closed = threading.Event()
-
-    def find(self) -> Found:
-        self.looks += 1
-        found = self.found
-        self.hold.wait()
-        if self.error:
-            raise self.error
-        return found
-
-    def watch(self, notify: Callable[[Change], None]) -> None:
-        self.notify = notify
-        self._watched.set()
-        self._closed.wait()
-
-    def tell(self, change: Change) -> None:
-        self._watched.wait()
-        self.notify(change)
-
-    def alive(self, container: Container) -> bool:
-        return is_alive("/proc", container)
-
-    def close(self) -> None:
-        self._closed.set()
-        self.hold.set()
-
-
-@contextlib.contextmanager
-def started(*runtimes: Runtime, chosen: Filter | None = None, resync: float = LONG) -> Iterator[Inventory]:
-    inventory = Inventory(runtimes, chosen or Filter(NOTHING, NOTHING), SelfStat(), resync)
-    inventory.start()
-    try:
-        yield inventory
-    finally:
-        inventory.stop()
-        left = [
-            thread.name for thread in threading.enumerate() if thread.name.startswith(("look-", "watch-"))
-        ]
-        assert left == []
-
-
-def names(inventory: Inventory) -> list[str]:
-    return [one.name for one in inventory.snapshot()]
-
-
-def reasons(inventory: Inventory) -> dict[str, str]:
-    return {one.name: one.reason for one in inventory.left_out()}
+# With runtimes whose answers a test decides
 
 
 def test_snapshot_is_sorted_by_name() -> None:
@@ -132,7 +55,7 @@ def test_who_is_left_out_and_why() -> None:
     told.found.left_out.append(LeftOut("stuck", "id-stuck", "told", "hangs"))
     told.found.left_out.append(LeftOut("web", "id-web", "told", "known by another runtime"))
     with started(told, chosen=Filter(NOTHING, {"name": ["noise"]})) as inventory:
-        assert names(inventory) == ["gateway", "web"]
+        assert [one.name for one in inventory.snapshot() if not one.pause] == ["gateway", "web"]
         assert reasons(inventory) == {
             "noise": 'excluded by name "noise"',
             "sandbox": "pause: it only holds the namespaces of pod web-0",
@@ -145,7 +68,7 @@ def test_who_is_left_out_and_why() -> None:
 def test_self_statistics() -> None:
     stat = SelfStat()
     told = Told(container("web"), container("noise"))
-    inventory = Inventory([told], Filter(NOTHING, {"name": ["noise"]}), stat, LONG)
+    inventory = Inventory([source(told)], Filter(NOTHING, {"name": ["noise"]}), stat, LONG)
     inventory.start()
     inventory.snapshot()
     assert (stat.value("containers"), stat.value("runtime.up")) == (1, 1)
@@ -298,17 +221,6 @@ def test_what_is_gone_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch)
         assert reasons(inventory) == {}
 
 
-def test_make_runtimes() -> None:
-    def kinds(*names: str) -> list[type]:
-        return [type(one) for one in make_runtimes(names, "unix:///x", 5.0, "/proc", "/sys/fs/cgroup")]
-
-    assert kinds("auto") == [AutoRuntime]
-    assert kinds("docker", "cgroups", "docker") == [DockerRuntime, CgroupRuntime]
-    assert kinds("none") == []
-    with pytest.raises(ValueError, match="podman is no runtime"):
-        kinds("podman")
-
-
 # With a real engine
 
 
@@ -400,18 +312,3 @@ def test_a_killed_engine_that_comes_back(own_engine: Engine, tmp_path: Path) -> 
             "what the new daemon restarted is known",
         )
         assert first not in {one.id for one in inventory.snapshot()}
-
-
-@pytest.mark.real
-def test_auto_finds_an_engine_that_comes_later(docker_engine: Engine, tmp_path: Path) -> None:
-    link = tmp_path / "docker.sock"
-    [auto] = make_runtimes(["auto"], f"unix://{link}", 30.0, "/proc", "/sys/fs/cgroup")
-    with docker_engine.container("--name", "auto-named") as one, started(auto, resync=0.2) as inventory:
-        by_cgroup = {c.id: c for c in inventory.snapshot()}[one]
-        assert by_cgroup.name == one[:12]
-        assert [state.name for state in inventory.states()] == ["cgroups"]
-        link.symlink_to(docker_engine.socket)
-        wait_until(lambda: "auto-named" in names(inventory), "the engine is asked")
-        by_docker = {c.id: c for c in inventory.snapshot()}[one]
-        assert by_docker.key == by_cgroup.key
-        assert [state.name for state in inventory.states()] == ["docker"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 BUSYBOX = "falcon-test/busybox"
 
@@ -45,9 +45,13 @@ class Engine:
         directory: everything the engine writes.
         socket: path of its API socket.
         netns: path of its network namespace.
+
+    Args:
+        daemon_args: more options for dockerd, e.g. `--live-restore`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *daemon_args: str) -> None:
+        self._daemon_args = daemon_args
         self.name = f"falcon-{secrets.token_hex(4)}"
         self.directory = Path(tempfile.gettempdir()) / self.name
         self.socket = self.directory / "docker.sock"
@@ -81,8 +85,8 @@ class Engine:
         atexit.register(self.stop)
         try:
             self.directory.mkdir(mode=0o700)
-            _call(["ip", "netns", "add", self.name])
-            _call(self.nsenter_argv("ip", "link", "set", "lo", "up"))
+            call(["ip", "netns", "add", self.name])
+            call(self.nsenter_argv("ip", "link", "set", "lo", "up"))
             self.start_daemon()
             self._import_busybox()
         except BaseException:
@@ -90,7 +94,7 @@ class Engine:
             raise
 
     def start_daemon(self) -> None:
-        """Start dockerd and wait until it answers; also after `kill_daemon`, over the same data."""
+        """Start dockerd and wait until it answers; also after `end_daemon`, `kill_daemon`, over the same data."""
         with contextlib.suppress(FileNotFoundError):
             (self.directory / "pid").unlink()
         with (self.directory / "log").open("ab") as log:
@@ -107,6 +111,7 @@ class Engine:
                     ),
                     *("--host", self.url, "--pidfile", str(self.directory / "pid")),
                     *("--cgroup-parent", f"/{self.name}/docker", "--log-level", "warn"),
+                    *self._daemon_args,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -126,18 +131,18 @@ class Engine:
     def _log_tail(self) -> str:
         return "\n".join((self.directory / "log").read_text(errors="replace").splitlines()[-20:])
 
-    def signal_daemon(self, number: signal.Signals) -> None:
-        """Send dockerd a signal: SIGSTOP makes it hang, SIGCONT go on."""
-        os.kill(self.daemon_pid, number)
-
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
         """Inside the block dockerd takes connections and never answers."""
-        self.signal_daemon(signal.SIGSTOP)
-        try:
+        with frozen(self.daemon_pid):
             yield
-        finally:
-            self.signal_daemon(signal.SIGCONT)
+
+    def end_daemon(self) -> None:
+        """End dockerd as its unit does; it takes the containers with it, unless `--live-restore`."""
+        if self._daemon is not None:
+            self._daemon.terminate()
+            self._daemon.wait(_COMMAND_SECONDS)
+        self._daemon = None
 
     def kill_daemon(self) -> None:
         """`kill -9` dockerd; its containerd ends with it, shims and containers live on."""
@@ -167,10 +172,10 @@ class Engine:
                 daemon.wait()
         # What a killed dockerd left behind, in the order in which one holds the other.
         self._end_processes()
-        self._remove_cgroups()
-        self._unmount()
+        remove_cgroups(self.name)
+        unmount_below(self.directory)
         if self.netns.exists():
-            _call(["ip", "netns", "delete", self.name])
+            call(["ip", "netns", "delete", self.name])
         shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.stop)
 
@@ -203,38 +208,17 @@ class Engine:
                 found.append(int(entry.name))
         return found
 
-    def _remove_cgroups(self) -> None:
-        for top in sorted(_CGROUP_ROOT.glob(f"*/{self.name}")) + sorted(_CGROUP_ROOT.glob(self.name)):
-            for directory, _, _ in os.walk(top, topdown=False):
-                with contextlib.suppress(OSError):
-                    Path(directory).rmdir()
-
-    def _unmount(self) -> None:
-        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        for mount in reversed(mounts):
-            if mount.startswith(f"{self.directory}/"):
-                subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
-
     # Images
 
     def _import_busybox(self) -> None:
         root = self.directory / "busybox"
-        (root / "bin").mkdir(parents=True)
-        shutil.copy2(shutil.which("busybox") or "", root / "bin/busybox")
-        _call([str(root / "bin/busybox"), "--install", "-s", str(root / "bin")])
-        # The links were made to the path outside; inside there is only /bin.
-        for link in (root / "bin").iterdir():
-            if link.is_symlink():
-                link.unlink()
-                link.symlink_to("busybox")
-        for directory in ("tmp", "etc", "root", "var"):
-            (root / directory).mkdir()
+        make_busybox(root)
         self.import_image(root, BUSYBOX)
 
     def import_image(self, root: Path, tag: str) -> None:
         """Make an image of a directory."""
         archive = root.with_suffix(".tar")
-        _call(["tar", "-C", str(root), "-cf", str(archive), "."])
+        call(["tar", "-C", str(root), "-cf", str(archive), "."])
         self.cli("import", str(archive), tag)
         archive.unlink()
         shutil.rmtree(root)
@@ -243,7 +227,7 @@ class Engine:
 
     def cli(self, *args: str, timeout: float = _COMMAND_SECONDS) -> str:
         """What `docker ARGS` prints; errors as EngineError."""
-        return _call(["docker", "--host", self.url, *args], timeout=timeout)
+        return call(["docker", "--host", self.url, *args], timeout=timeout)
 
     def run(self, *options: str, image: str = BUSYBOX, command: Sequence[str] = ("sleep", "86400")) -> str:
         """Start a container in the background; its full id. `--init` makes it end at once when stopped."""
@@ -324,17 +308,77 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0
         time.sleep(0.02)
 
 
+def make_busybox(root: Path) -> None:
+    """A root directory with nothing but busybox and its commands."""
+    (root / "bin").mkdir(parents=True)
+    shutil.copy2(shutil.which("busybox") or "", root / "bin/busybox")
+    call([str(root / "bin/busybox"), "--install", "-s", str(root / "bin")])
+    # The links were made to the path outside; inside there is only /bin.
+    for link in (root / "bin").iterdir():
+        if link.is_symlink():
+            link.unlink()
+            link.symlink_to("busybox")
+    for directory in ("tmp", "etc", "root", "var"):
+        (root / directory).mkdir()
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove a top-level cgroup and those below it, in every hierarchy, as far as nothing runs there."""
+    for top in sorted(_CGROUP_ROOT.glob(f"*/{name}")) + sorted(_CGROUP_ROOT.glob(name)):
+        for directory, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(directory).rmdir()
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmount everything that is mounted below a directory."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.startswith(f"{directory}/"):
+            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process stands still inside the block.
+
+    The signal is only an order: until one thread has taken it, the others go on and may even answer.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: _stands_still(pid), f"process {pid} stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        return all(_state(thread) == "T" for thread in Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread ended while we looked
+
+
+def _state(process: Path) -> str:
+    """The state letter of a process or thread (proc(5), stat field 3)."""
+    return (process / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 def _ended(pid: int) -> bool:
     """Whether a process is gone, or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return _state(Path(f"/proc/{pid}")) == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
-def _call(argv: Sequence[str], timeout: float = _COMMAND_SECONDS) -> str:
-    done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False)
+def call(argv: Sequence[str], timeout: float = _COMMAND_SECONDS, env: Mapping[str, str] | None = None) -> str:
+    """What a program prints.
+
+    Raises:
+        EngineError: it failed; with all that it printed.
+    """
+    done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, env=env)
     if done.returncode != 0:
         text = (done.stdout + done.stderr).decode(errors="replace")
         raise EngineError(f"{' '.join(argv)}: exit {done.returncode}\n{text}")

@@ -1,4 +1,4 @@
-"""The tests' own engine must leave nothing behind, whatever happens to it."""
+"""The tests' own engine and podman must leave nothing behind, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.real.engine import Engine, EngineError
+from tests.real.podman import BUSYBOX, Podman
 
 
-def left_behind(engine: Engine) -> list[str]:
+def left_behind(engine: Engine | Podman) -> list[str]:
     names = os.fsencode(engine.name)
     left = [str(path) for path in (engine.directory, engine.netns) if path.exists()]
     left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{engine.name}")]
@@ -40,6 +41,28 @@ def test_stop_leaves_nothing_of_a_killed_daemon_and_its_containers() -> None:
     assert left_behind(engine) == []
     assert not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
     engine.stop()
+
+
+@pytest.mark.real
+def test_stop_leaves_nothing_of_a_killed_podman_and_its_containers() -> None:
+    podman = Podman()
+    podman.start()
+    try:
+        first = podman.run("--name", "first")
+        podman.run("--network", "container:first")
+        pid = podman.inspect(first)["State"]["Pid"]
+        kept = Path(podman.inspect(first)["NetworkSettings"]["SandboxKey"])
+        assert kept.exists()
+        podman.cli(
+            "pod", "create", "--name", "left", "--infra-image", BUSYBOX, "--infra-command", "sleep 999"
+        )
+        podman.run("--pod", "left")
+        podman.kill_service()
+    finally:
+        podman.stop()
+    assert left_behind(podman) == []
+    assert not kept.exists()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.real
