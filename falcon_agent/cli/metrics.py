@@ -65,13 +65,18 @@ def _row(collector: str, metric: Metric) -> dict[str, object]:
 
 def markdown(rows: list[tuple[str, Metric]]) -> Iterator[str]:
     """The lines of docs/metrics.md."""
+    from falcon_agent.collectors import DEFAULTS, about  # noqa: PLC0415
+
     yield "# Metrics"
     yield ""
     yield "Made by `make docs` from the code; `falcon-agent metrics` prints the same. Container records carry `name=`,"
     yield "and `pod=` and `namespace=` under Kubernetes. What is not known is not sent: never 0 or -1 for it."
     for collector, group in groupby(rows, key=lambda row: row[0]):
         yield ""
-        yield f"## {collector}"
+        off = "" if collector in DEFAULTS or collector == "agent" else " (off by default)"
+        yield f"## {collector}{off}"
+        yield ""
+        yield from about(collector).splitlines()
         yield ""
         yield "| metric | type | unit | meaning | formula | source | tags | needs |"
         yield "| --- | --- | --- | --- | --- | --- | --- | --- |"

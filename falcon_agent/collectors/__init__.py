@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.collectors.agent import AgentCollector
 from falcon_agent.collectors.cpu import CpuCollector
 from falcon_agent.collectors.memory import MemoryCollector
 from falcon_agent.collectors.network import NetworkCollector
 from falcon_agent.collectors.sockets import SocketsCollector
+from falcon_agent.collectors.tcpext import TcpextCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -34,26 +35,51 @@ class Options:
     veth_tag: bool = False
 
 
-COLLECTORS: tuple[tuple[type[Collector], Callable[[Options], Collector]], ...] = (
-    (SocketsCollector, lambda options: SocketsCollector(options.proc)),
-    (CpuCollector, lambda options: CpuCollector(options.proc)),
-    (MemoryCollector, lambda options: MemoryCollector(options.proc)),
-    (NetworkCollector, lambda options: NetworkCollector(options.proc, veth_tag=options.veth_tag)),
-    (AgentCollector, lambda options: AgentCollector(options.stat)),
+class Entry(NamedTuple):
+    """A collector: its class, how to make it, and whether it is on unless the configuration says otherwise."""
+
+    kind: type[Collector]
+    make: Callable[[Options], Collector]
+    default: bool = True
+
+
+COLLECTORS: tuple[Entry, ...] = (
+    Entry(SocketsCollector, lambda options: SocketsCollector(options.proc)),
+    Entry(CpuCollector, lambda options: CpuCollector(options.proc)),
+    Entry(MemoryCollector, lambda options: MemoryCollector(options.proc)),
+    Entry(NetworkCollector, lambda options: NetworkCollector(options.proc, veth_tag=options.veth_tag)),
+    Entry(TcpextCollector, lambda _: TcpextCollector(), default=False),
+    Entry(AgentCollector, lambda options: AgentCollector(options.stat)),
 )
 """In the order they run; `agent` is last, so that it sees what the cycle cost, and is always on."""
 
-NAMES = tuple(kind.name for kind, _ in COLLECTORS if kind is not AgentCollector)
+NAMES = tuple(entry.kind.name for entry in COLLECTORS if entry.kind is not AgentCollector)
 """What `[collectors] enabled` may list."""
+DEFAULTS = tuple(
+    entry.kind.name for entry in COLLECTORS if entry.default and entry.kind is not AgentCollector
+)
+"""What it lists by itself."""
 
 
 def make_collectors(enabled: Collection[str], options: Options) -> list[Collector]:
     """The enabled collectors, and `agent`."""
-    return [make(options) for kind, make in COLLECTORS if kind.name in enabled or kind is AgentCollector]
+    return [
+        entry.make(options)
+        for entry in COLLECTORS
+        if entry.kind.name in enabled or entry.kind is AgentCollector
+    ]
 
 
 def catalogue() -> Iterator[tuple[str, Metric]]:
     """Every metric with the name of its collector."""
-    for collector, _ in COLLECTORS:
-        for metric in collector.metrics:
-            yield collector.name, metric
+    for entry in COLLECTORS:
+        for metric in entry.kind.metrics:
+            yield entry.kind.name, metric
+
+
+def about(name: str) -> str:
+    """What the collector of that name says of itself: what it measures, what that costs and needs."""
+    import inspect  # noqa: PLC0415  for people only
+
+    kind = next(entry.kind for entry in COLLECTORS if entry.kind.name == name)
+    return (inspect.getdoc(kind) or "").partition("\n\nArgs:")[0]

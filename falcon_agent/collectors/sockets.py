@@ -1,4 +1,4 @@
-"""Sockets of each network namespace: how many, and in which TCP state."""
+"""Sockets of each network namespace: how many, in which TCP state, and what waits to be accepted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from falcon_agent.errors import DeniedError, FalconAgentError, GoneError
 from falcon_agent.kernelfile import is_recording, note, read_error
 from falcon_agent.metric import Metric, Source
 from falcon_agent.namespaces.enter import NetworkNamespaces
-from falcon_agent.netlink.sock_diag import TcpStates, count_tcp_states
+from falcon_agent.netlink.sock_diag import MAX_LISTEN_PORTS, TcpSockets, TcpStates, tcp_sockets
 from falcon_agent.netlink.wire import NETLINK_SOCK_DIAG, open_netlink
 from falcon_agent.procfs.snmp import parse_snmp
 from falcon_agent.procfs.sockstat import Sockstat6, parse_sockstat, parse_sockstat6
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
     from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
+    from falcon_agent.netlink.sock_diag import ListenQueue
 
 log = logging.getLogger(__name__)
 
 _NEEDS = "CAP_SYS_ADMIN and CAP_SYS_PTRACE"
 _SOCKSTAT = "net/sockstat"
 _SOCK_DIAG = "sock_diag"
+_MAX_PORTS_EVER = 4 * MAX_LISTEN_PORTS
+"""Ports of one container that ever become a series: it may listen on others in every cycle."""
 
 
 def _gauge(name: str, meaning: str, formula: str, *sources: Source, needs: str = "") -> Metric:
@@ -93,8 +96,40 @@ FINWAIT = _state(
 )
 LISTEN = _state("tcp.listen", "TCP sockets that wait for connections.", "listen")
 
-_ONLY_BY_DUMP = (ORPHAN, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN)
-_NO_SOCKETS = TcpStates()
+
+def _queue(name: str, meaning: str, formula: str) -> Metric:
+    return Metric(
+        f"container.tcp.listen.{name}",
+        "GAUGE",
+        "connections",
+        f"{meaning}; of the port's listening sockets the one whose queue is fullest, the {MAX_LISTEN_PORTS} lowest "
+        "ports at most.",
+        formula,
+        (Source(_SOCK_DIAG, ("backlog",)),),
+        tags=("port",),
+        needs=_NEEDS,
+    )
+
+
+BACKLOG = _queue(
+    "backlog",
+    "Connections that are established and that the program listening on the port has not accepted yet",
+    "idiag_rqueue of the listening socket: Recv-Q of ss -ltn",
+)
+BACKLOG_MAX = _queue(
+    "max",
+    "How many connections may wait on the port; those beyond are dropped (container.TcpExt.ListenOverflows)",
+    "idiag_wqueue of the listening socket: Send-Q of ss -ltn, the lesser of listen()'s and net.core.somaxconn",
+)
+
+_QUEUES = (BACKLOG, BACKLOG_MAX)
+_ONLY_BY_DUMP = (ORPHAN, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN, *_QUEUES)
+_NO_SOCKETS = TcpSockets(TcpStates())
+_NOTHING_LISTENS = "nothing in its network namespace listens on a TCP port"
+_TOO_MANY = (
+    f"the queues of the {MAX_LISTEN_PORTS} lowest ports are reported, and of {_MAX_PORTS_EVER} ports in a "
+    "container's life"
+)
 
 
 class SocketsCollector:
@@ -112,12 +147,15 @@ class SocketsCollector:
     name = "sockets"
     scope: Scope = "netns"
     metrics: tuple[Metric, ...] = (
-        ESTABLISH, INUSE, TIMEWAIT, ORPHAN, TOTAL, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN, UDP_INUSE, USED,
+        ESTABLISH, INUSE, TIMEWAIT, ORPHAN, TOTAL, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN, BACKLOG, BACKLOG_MAX,
+        UDP_INUSE, USED,
     )  # fmt: skip
 
     def __init__(self, proc: str = "/proc") -> None:
         self._namespaces = NetworkNamespaces(proc)
         self._reasons: dict[str, str] = {}
+        self._ports: dict[str, set[int]] = {}
+        self._unlisted: dict[str, str] = {}
 
     def begin(self, targets: Sequence[Target]) -> None:
         """Nothing is cheaper at once here."""
@@ -131,16 +169,18 @@ class SocketsCollector:
         inuse = sockstat.tcp_inuse + sockstat6.tcp6_inuse
         tw = sockstat.tcp_tw
         # A connection in SYN_RECV is not in `inuse`, but its listening socket is.
-        states = self._states(target) if inuse or tw else _NO_SOCKETS
+        found = self._dump(target) if inuse or tw else _NO_SOCKETS
         yield USED, sockstat.sockets_used, ()
         yield INUSE, inuse, ()
         yield TOTAL, inuse + tw, ()
         yield UDP_INUSE, sockstat.udp_inuse + sockstat6.udp6_inuse, ()
-        if states is None:
+        if found is None:
             yield TIMEWAIT, tw, ()
             if parse_snmp(target.process.read("net/snmp")).tcp_curr_estab == 0:
                 yield ESTABLISH, 0, ()
             return
+        self._reasons.pop(target.container.key, None)
+        states = found.states
         # The two were not read in the same instant.
         yield TIMEWAIT, max(0, tw - states.fin_wait2_small), ()
         yield ESTABLISH, states.established, ()
@@ -149,24 +189,32 @@ class SocketsCollector:
         yield SYNRECV, states.syn_recv, ()
         yield FINWAIT, states.fin_wait1 + states.fin_wait2, ()
         yield LISTEN, states.listen, ()
+        for queue in self._queues(target, found):
+            tags = (("port", str(queue.port)),)
+            yield BACKLOG, queue.backlog, tags
+            yield BACKLOG_MAX, queue.limit, tags
 
     def forget(self, target: Target) -> None:
-        """Drop the reason kept for the container."""
-        self._reasons.pop(target.container.key, None)
+        """Drop what was kept of the container."""
+        for kept in (self._reasons, self._ports, self._unlisted):
+            kept.pop(target.container.key, None)
 
     def absent(self, metric: Metric, target: Target) -> str | None:
-        """Why a state was not counted in the last cycle; only those that need the dump can be absent."""
-        reason = self._reasons.get(target.container.key)
-        if reason is None or (metric is not ESTABLISH and metric not in _ONLY_BY_DUMP):
+        """Why a number was not there in the last cycle, or which queues; only what needs the dump can be absent."""
+        if metric is not ESTABLISH and metric not in _ONLY_BY_DUMP:
             return None
-        return f"TCP states can only be counted inside the network namespace: {reason}"
+        key = target.container.key
+        reason = self._reasons.get(key)
+        if reason is not None:
+            return f"TCP states can only be counted inside the network namespace: {reason}"
+        return self._unlisted.get(key) if metric in _QUEUES else None
 
-    def _states(self, target: Target) -> TcpStates | None:
+    def _dump(self, target: Target) -> TcpSockets | None:
         """The dump, or None and a reason where it cannot be had: the other numbers stand without it."""
         key = target.container.key
         process = target.process
         try:
-            states = self._namespaces.run(_dump, process.fd, process.path, target.container.netns)
+            found = self._namespaces.run(_inside, process.fd, process.path, target.container.netns)
         except GoneError:
             raise
         except DeniedError as error:
@@ -178,20 +226,44 @@ class SocketsCollector:
                 log.warning("TCP states of %r: %s", target.container.name, error)
             self._reasons[key] = str(error)
             return None
-        self._reasons.pop(key, None)
         if is_recording():
-            _note(states, process.namespace_inode("net"))
-        return states
+            _note(found, process.namespace_inode("net"))
+        return found
+
+    def _queues(self, target: Target, found: TcpSockets) -> Iterable[ListenQueue]:
+        """The queues to report; that some are left out is said once."""
+        key = target.container.key
+        known = self._ports.setdefault(key, set())
+        listed = []
+        for queue in found.queues:
+            if queue.port in known or len(known) < _MAX_PORTS_EVER:
+                known.add(queue.port)
+                listed.append(queue)
+        left_out = found.unlisted + len(found.queues) - len(listed)
+        if left_out:
+            reason = f"{left_out} listen queues are left out: {_TOO_MANY}"
+            if _TOO_MANY not in self._unlisted.get(key, ""):
+                log.warning("%r: %s", target.container.name, reason)
+            self._unlisted[key] = reason
+        elif listed:
+            self._unlisted.pop(key, None)
+        else:
+            self._unlisted[key] = _NOTHING_LISTENS
+        return listed
 
 
-def _dump() -> TcpStates:
+def _inside() -> TcpSockets:
     """Runs inside the namespace; the socket, which keeps the namespace alive, is closed before it returns."""
     with open_netlink(NETLINK_SOCK_DIAG) as sock:
-        return count_tcp_states(sock)
+        return tcp_sockets(sock)
 
 
-def _note(states: TcpStates, inode: int) -> None:
-    lines = (f"{name} {getattr(states, name)}" for name in TcpStates.__slots__)
+def _note(found: TcpSockets, inode: int) -> None:
+    states = found.states
+    lines = [f"{name} {getattr(states, name)}" for name in TcpStates.__slots__]
+    lines += [f"backlog {queue.backlog} max {queue.limit} port {queue.port}" for queue in found.queues]
+    if found.unlisted:
+        lines.append(f"backlog of {found.unlisted} more sockets left out")
     note(f"{_SOCK_DIAG} of netns {inode}", "\n".join((*lines, "")).encode())
 
 

@@ -1,10 +1,10 @@
-"""TCP sockets by state, from the kernel's own socket tables (sock_diag(7), linux/inet_diag.h)."""
+"""TCP sockets by state, and listen queues, from the kernel's socket tables (sock_diag(7), linux/inet_diag.h)."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.errors import ParseError
 from falcon_agent.netlink.wire import MAX_ANSWER_BYTES, ask
@@ -30,7 +30,14 @@ _ANY_SOCKET = bytes(48)
 _REQUEST = struct.pack("=4B48sII", 0, 0, 0, 0, _ANY_SOCKET, _MASK, 0)
 # struct inet_diag_msg: family, state, timer, retrans; the socket id; expires, rqueue, wqueue, uid; inode
 _MESSAGE = struct.Struct("=x B B x 48x 16x I")
+_PORT = struct.Struct(">H")  # the first field of the socket id
+_PORT_AT = 4
+_QUEUE = struct.Struct("=II")  # of a listening socket: accept queue now, and its limit
+_QUEUE_AT = 56
 _TIMER_TIMEWAIT = 3
+
+MAX_LISTEN_PORTS = 32
+"""How many ports' queues are kept: whoever is in the namespace may listen on all 65,535."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +75,39 @@ class TcpStates:
     fin_wait2_small: int = 0
 
 
-def count_tcp_states(
-    sock: socket.socket, what: str = "sock_diag", limit: int = MAX_ANSWER_BYTES
-) -> TcpStates:
-    """Count the TCP sockets of the network namespace that `sock` was made in; needs no privilege inside it.
+class ListenQueue(NamedTuple):
+    """Connections that are established and wait for accept(), as `ss -ltn` shows them.
+
+    A port may have several listening sockets (addresses, IP versions, SO_REUSEPORT), each with a queue of its
+    own. This is the fullest of them: what it holds and what it may hold are of the same socket.
+
+    Attributes:
+        port: TCP port.
+        backlog: connections in the queue; one more than `limit` fits in (Recv-Q of ss).
+        limit: what listen() asked for, but not more than net.core.somaxconn (Send-Q of ss).
+    """
+
+    port: int
+    backlog: int
+    limit: int
+
+
+class TcpSockets(NamedTuple):
+    """The TCP sockets of one network namespace.
+
+    Attributes:
+        states: how many are in which state.
+        queues: listen queues of the lowest ports, in order of port.
+        unlisted: listening sockets of other ports.
+    """
+
+    states: TcpStates
+    queues: tuple[ListenQueue, ...] = ()
+    unlisted: int = 0
+
+
+def tcp_sockets(sock: socket.socket, what: str = "sock_diag", limit: int = MAX_ANSWER_BYTES) -> TcpSockets:
+    """The TCP sockets of the network namespace that `sock` was made in; needs no privilege inside it.
 
     Args:
         sock: a fresh NETLINK_SOCK_DIAG socket.
@@ -85,20 +121,25 @@ def count_tcp_states(
     return tally(ask(sock, _TCPDIAG_GETSOCK, _REQUEST, what, dump=True, limit=limit), what)
 
 
-def tally(messages: Iterable[memoryview | bytes], what: str) -> TcpStates:
-    """Count a list of `struct inet_diag_msg`.
+def tally(
+    messages: Iterable[memoryview | bytes], what: str, most_ports: int = MAX_LISTEN_PORTS
+) -> TcpSockets:
+    """Count a list of `struct inet_diag_msg`, and keep the listen queues of the `most_ports` lowest ports.
 
     Raises:
         ParseError: a message is too short, or of a state that was not asked for.
     """
     count = [0] * (CLOSING + 1)
     orphan = small = 0
+    queues = _Queues(most_ports)
     unpack = _MESSAGE.unpack_from
     try:
         for message in messages:
             state, timer, inode = unpack(message)
             count[state] += 1
-            if inode == 0 and state in _CLOSED_BY_US:
+            if state == LISTEN:
+                queues.add(*_PORT.unpack_from(message, _PORT_AT), *_QUEUE.unpack_from(message, _QUEUE_AT))
+            elif inode == 0 and state in _CLOSED_BY_US:
                 if timer == _TIMER_TIMEWAIT:
                     small += 1
                 else:
@@ -107,7 +148,7 @@ def tally(messages: Iterable[memoryview | bytes], what: str) -> TcpStates:
         raise ParseError(what, "a message is no struct inet_diag_msg") from None
     if sum(count) != sum(count[state] for state in _STATES):
         raise ParseError(what, "a socket in a state that was not asked for")
-    return TcpStates(
+    states = TcpStates(
         established=count[ESTABLISHED],
         syn_sent=count[SYN_SENT],
         syn_recv=count[SYN_RECV],
@@ -120,3 +161,43 @@ def tally(messages: Iterable[memoryview | bytes], what: str) -> TcpStates:
         orphan=orphan,
         fin_wait2_small=small,
     )
+    lowest, listed = queues.lowest()
+    return TcpSockets(states, lowest, count[LISTEN] - listed)
+
+
+class _Queues:
+    """Gathers the fullest listen queue of each port, holding few more ports than are wanted in the end."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._fullest: dict[int, ListenQueue] = {}
+        self._sockets: dict[int, int] = {}
+        self._beyond = 1 << 16
+        """Ports from here on are known not to be among the lowest."""
+
+    def add(self, port: int, backlog: int, limit: int) -> None:
+        if port >= self._beyond:
+            return
+        known = self._fullest.get(port)
+        if known is None or _fullness(backlog, limit) > _fullness(known.backlog, known.limit):
+            self._fullest[port] = ListenQueue(port, backlog, limit)
+        self._sockets[port] = self._sockets.get(port, 0) + 1
+        if len(self._fullest) > 2 * self._most:
+            self._drop_highest()
+
+    def lowest(self) -> tuple[tuple[ListenQueue, ...], int]:
+        """The queues of the lowest ports, and how many sockets those have."""
+        if len(self._fullest) > self._most:
+            self._drop_highest()
+        ports = sorted(self._fullest)
+        return tuple([self._fullest[port] for port in ports]), sum(self._sockets.values())
+
+    def _drop_highest(self) -> None:
+        for port in sorted(self._fullest)[self._most :]:
+            del self._fullest[port], self._sockets[port]
+            self._beyond = min(self._beyond, port)
+
+
+def _fullness(backlog: int, limit: int) -> tuple[float, int]:
+    """How near a queue is to where connections are dropped; of two as near, the longer one counts more."""
+    return backlog / (limit + 1), backlog

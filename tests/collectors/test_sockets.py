@@ -14,6 +14,8 @@ import pytest
 
 from falcon_agent.collectors.base import Target
 from falcon_agent.collectors.sockets import (
+    BACKLOG,
+    BACKLOG_MAX,
     CLOSEWAIT,
     ESTABLISH,
     FINWAIT,
@@ -25,6 +27,7 @@ from falcon_agent.collectors.sockets import (
     TOTAL,
     SocketsCollector,
 )
+from falcon_agent.container import CgroupPaths, Container
 from falcon_agent.errors import GoneError
 from falcon_agent.kernelfile import recording
 from falcon_agent.procfs.process import Process
@@ -45,12 +48,18 @@ if TYPE_CHECKING:
 
 NET = Path(__file__).parents[1] / "fixtures" / "net" / "pod"
 V6 = socket.AF_INET6
-ONLY_INSIDE = (ORPHAN, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN)
+QUEUES = (BACKLOG, BACKLOG_MAX)
+ONLY_INSIDE = (ORPHAN, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN, *QUEUES)
 
 
 def collect(collector: SocketsCollector, of: Target) -> dict[str, float]:
+    """The samples that are not about a port."""
     collector.begin([of])
-    return {metric.name.removeprefix("container."): value for metric, value, _ in collector.collect(of)}
+    return {
+        metric.name.removeprefix("container."): value
+        for metric, value, _ in collector.collect(of)
+        if metric not in QUEUES
+    }
 
 
 def captured(tmp_path: Path, *, leave_out: str = "") -> Target:
@@ -61,7 +70,8 @@ def captured(tmp_path: Path, *, leave_out: str = "") -> Target:
         if name != leave_out:
             shutil.copy(NET / name, net / name)
     (tmp_path / "77" / "stat").write_text("77 (x) S" + " 1" * 40)
-    return Target(cast("Any", None), Process(str(tmp_path), 77), cast("Any", None))
+    known = Container(id="c", name="c", runtime="test", pid=77, starttime=1, cgroup=CgroupPaths({}, "/"))
+    return Target(known, Process(str(tmp_path), 77), cast("Any", None))
 
 
 @pytest.fixture
@@ -78,12 +88,13 @@ def pair() -> Iterator[Pair]:
 
 def test_every_metric_says_what_it_is() -> None:
     names = [metric.name for metric in SocketsCollector.metrics]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 13
     for metric in SocketsCollector.metrics:
         assert metric.help
         assert metric.formula
         assert metric.sources
-        assert (metric.counter_type, metric.unit) == ("GAUGE", "sockets")
+        unit, tags = ("connections", ("port",)) if metric in QUEUES else ("sockets", ())
+        assert (metric.counter_type, metric.unit, metric.tags) == ("GAUGE", unit, tags)
         assert bool(metric.needs) == (metric in (*ONLY_INSIDE, ESTABLISH))
 
 
@@ -165,6 +176,7 @@ def test_a_namespace_without_tcp_sockets_is_all_zero_and_not_entered(box: Netns)
     with target(box) as of:
         of.container = replace(of.container, netns=1)  # entering would fail
         found = collect(collector, of)
+        assert "listens on a TCP port" in str(collector.absent(BACKLOG, of))
     assert len(found) == 11
     assert {value for name, value in found.items() if name.startswith("tcp.")} == {0}
 
@@ -279,6 +291,7 @@ def test_ipv6_numbers_of_a_process_that_ended_are_not_zero(tmp_path: Path) -> No
 @pytest.mark.real
 def test_explain_sees_the_counts_that_were_used(pair: Pair) -> None:
     pair.connection(9001)
+    pair.listen(pair.near, 8000)
     with target(pair.near) as of, recording() as seen:
         collect(SocketsCollector(), of)
     reads = dict(seen)

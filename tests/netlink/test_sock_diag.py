@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falcon_agent.errors import KernelFileError, ParseError
-from falcon_agent.netlink.sock_diag import TcpStates, count_tcp_states, tally
+from falcon_agent.netlink.sock_diag import (
+    MAX_LISTEN_PORTS,
+    ListenQueue,
+    TcpSockets,
+    TcpStates,
+    _Queues,
+    tally,
+    tcp_sockets,
+)
 from falcon_agent.netlink.wire import NETLINK_ROUTE, NETLINK_SOCK_DIAG, open_netlink, parse_datagram
 from tests.namespaces.lab import Netns, Pair, become_nobody, eventually, in_child
 
@@ -35,9 +43,13 @@ OF_SS = {
 }
 
 
-def count() -> TcpStates:
+def ask() -> TcpSockets:
     with open_netlink(NETLINK_SOCK_DIAG) as sock:
-        return count_tcp_states(sock)
+        return tcp_sockets(sock)
+
+
+def count() -> TcpStates:
+    return ask().states
 
 
 def host_orphans(side: Netns) -> int:
@@ -49,25 +61,36 @@ def sock(state: int, timer: int = 0, inode: int = 0) -> bytes:
     return struct.pack("=4B48x16xI", 2, state, timer, 0, inode)
 
 
+def listening(port: int, backlog: int = 0, limit: int = 128) -> bytes:
+    return (
+        struct.pack("=4B", 2, 10, 0, 0)
+        + struct.pack(">H", port)
+        + struct.pack("=50xIIII", backlog, limit, 0, 9)
+    )
+
+
 def test_captured_dump() -> None:
-    assert tally(MESSAGES, "test") == TcpStates(
-        established=2, fin_wait1=2, fin_wait2=1, close_wait=1, listen=2, orphan=2, fin_wait2_small=1
+    assert tally(MESSAGES, "test") == TcpSockets(
+        TcpStates(
+            established=2, fin_wait1=2, fin_wait2=1, close_wait=1, listen=2, orphan=2, fin_wait2_small=1
+        ),
+        (ListenQueue(8000, 0, 50), ListenQueue(8001, 0, 50)),
     )
 
 
 @pytest.mark.parametrize("state", [4, 5, 9, 11])
 def test_an_orphan_has_no_inode_and_is_closing(state: int) -> None:
-    assert tally([sock(state)], "test").orphan == 1
-    assert tally([sock(state, inode=77)], "test").orphan == 0
+    assert tally([sock(state)], "test").states.orphan == 1
+    assert tally([sock(state, inode=77)], "test").states.orphan == 0
 
 
 @pytest.mark.parametrize("state", [1, 2, 3, 8, 10])
 def test_no_inode_alone_makes_no_orphan(state: int) -> None:
-    assert tally([sock(state)], "test").orphan == 0
+    assert tally([sock(state)], "test").states.orphan == 0
 
 
 def test_a_small_socket_is_no_orphan() -> None:
-    assert tally([sock(5, timer=3)], "test") == TcpStates(fin_wait2=1, fin_wait2_small=1)
+    assert tally([sock(5, timer=3)], "test").states == TcpStates(fin_wait2=1, fin_wait2_small=1)
 
 
 @pytest.mark.parametrize("raw", [b"", bytes(71), sock(0), sock(6), sock(7), sock(12), sock(255)])
@@ -76,11 +99,56 @@ def test_what_is_no_answer_to_our_question(raw: bytes) -> None:
         tally([raw], "sock_diag")
 
 
+def test_of_several_sockets_of_a_port_the_one_that_overflows_first() -> None:
+    sockets = [
+        listening(80, 0, 4096),
+        listening(80, 5, 10),
+        listening(80, 20, 4096),
+        listening(443, 0, 0),
+        listening(443, 1, 0),
+        listening(22, 0, 10),
+        listening(22, 0, 5),
+    ]
+    expected = (ListenQueue(80, 5, 10), ListenQueue(443, 1, 0))
+    for order in (sockets, sockets[::-1]):
+        found = tally(order, "test")
+        assert found.queues[1:] == expected
+        assert (found.queues[0].port, found.states.listen, found.unlisted) == (22, 7, 0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 65535) | st.integers(0, 20), st.integers(0, 9)), max_size=60),
+    st.integers(1, 4),
+)
+def test_the_lowest_ports_are_kept_in_whatever_order_they_come(
+    sockets: list[tuple[int, int]], most: int
+) -> None:
+    found = tally([listening(port, backlog) for port, backlog in sockets], "test", most)
+    kept = sorted({port for port, _ in sockets})[:most]
+    longest = {port: max(backlog for other, backlog in sockets if other == port) for port in kept}
+    assert [(queue.port, queue.backlog) for queue in found.queues] == list(longest.items())
+    assert found.unlisted == sum(port not in longest for port, _ in sockets)
+
+
+def test_however_many_ports_are_listened_on_few_are_held() -> None:
+    for order in (range(65535, 0, -1), range(1, 65536)):
+        held = []
+        queues = _Queues(MAX_LISTEN_PORTS)
+        for port in order:
+            queues.add(port, 0, 1)
+            held.append(len(queues._fullest) + len(queues._sockets))
+        assert max(held) <= 4 * MAX_LISTEN_PORTS + 2
+        assert [queue.port for queue in queues.lowest()[0]] == list(range(1, MAX_LISTEN_PORTS + 1))
+    # What is known to be too high is not even looked at.
+    assert held[-1] == 2 * MAX_LISTEN_PORTS
+
+
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=90)))
 def test_garbage(messages: list[bytes]) -> None:
     with suppress(ParseError):
-        assert tally(messages, "test").orphan >= 0
+        assert tally(messages, "test").states.orphan >= 0
 
 
 @pytest.fixture
@@ -170,6 +238,32 @@ def test_connections_while_they_are_made(pair: Pair) -> None:
     book.now(established=0, close_wait=1)
 
 
+def queues_of_ss(box: Netns) -> list[ListenQueue]:
+    """Recv-Q and Send-Q of each listening socket, by port."""
+    rows = [line.split() for line in box.run("ss", "-Hltn").splitlines()]
+    return sorted(ListenQueue(int(row[3].rpartition(":")[2]), int(row[1]), int(row[2])) for row in rows)
+
+
+@pytest.mark.real
+def test_listen_queues_are_those_of_ss(pair: Pair) -> None:
+    pair.near.run("sysctl", "-qw", "net.core.somaxconn=40")
+    for port, family, backlog, clients in (
+        (8000, socket.AF_INET, 1, 4),
+        (8001, V6, 3, 2),
+        (8002, V6, 100, 0),
+    ):
+        made = pair.keep(pair.near.socket(family))
+        made.bind(("", port))
+        made.listen(backlog)
+        for _ in range(clients):
+            client = pair.keep(pair.far.socket(family))
+            client.setblocking(False)  # noqa: FBT003  its only argument
+            client.connect_ex(((pair.V6 if family == V6 else pair.V4)[0], port))
+    expected = [ListenQueue(8000, 2, 1), ListenQueue(8001, 2, 3), ListenQueue(8002, 0, 40)]
+    eventually(lambda: queues_of_ss(pair.near) == expected, f"{expected}, and not {queues_of_ss(pair.near)}")
+    assert pair.near.inside(ask).queues == tuple(expected)
+
+
 @pytest.mark.real
 def test_time_wait_is_not_sent(pair: Pair) -> None:
     near, far = pair.connection(9001)
@@ -191,9 +285,9 @@ def test_a_long_answer_is_read_in_pieces(pair: Pair) -> None:
     assert pair.near.inside(count) == TcpStates(established=400)
     assert pair.far.inside(count) == TcpStates(established=400, listen=1)
 
-    def limited() -> TcpStates:
+    def limited() -> TcpSockets:
         with open_netlink(NETLINK_SOCK_DIAG) as opened:
-            return count_tcp_states(opened, limit=20000)
+            return tcp_sockets(opened, limit=20000)
 
     with pytest.raises(KernelFileError, match="too large"):
         pair.near.inside(limited)
@@ -208,4 +302,4 @@ def test_no_privilege_is_needed_in_ones_own_namespace() -> None:
 def test_a_socket_of_another_protocol_is_refused() -> None:
     # There 18 is RTM_GETLINK, and interfaces are no sockets.
     with open_netlink(NETLINK_ROUTE) as wrong, pytest.raises((KernelFileError, ParseError)):
-        count_tcp_states(wrong)
+        tcp_sockets(wrong)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falcon_agent.errors import ParseError
-from falcon_agent.procfs.snmp import Snmp, parse_snmp
+from falcon_agent.procfs.snmp import Snmp, parse_snmp, parse_tcp, parse_udp
 
 NET = Path(__file__).parents[1] / "fixtures" / "net"
 SNMP = (NET / "pod" / "snmp").read_bytes()
@@ -27,6 +27,21 @@ def test_columns_are_found_by_name() -> None:
     assert parse_snmp(b"Tcp: New CurrEstab MaxConn\nTcp: 8 7 -1\n").tcp_curr_estab == 7
 
 
+def test_counters() -> None:
+    busy = (NET / "busy" / "snmp").read_bytes()
+    assert parse_tcp(busy, ("PassiveOpens", "RetransSegs", "OutSegs", "Other")) == (2, 0, 6, None)
+    assert parse_udp(busy, ("NoPorts", "RcvbufErrors", "InErrors", "InCsumErrors")) == (1, 19, 19, 0)
+
+
+def test_udp_lite_is_not_udp() -> None:
+    with pytest.raises(ParseError, match="for Udp"):
+        parse_udp(b"UdpLite: NoPorts\nUdpLite: 1\n", ("NoPorts",))
+
+
+def test_a_number_that_was_not_asked_for_may_be_negative() -> None:
+    assert parse_tcp(b"Tcp: MaxConn InErrs\nTcp: -1 3\n", ("InErrs",)) == (3,)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -36,7 +51,7 @@ def test_columns_are_found_by_name() -> None:
         b"Tcp: Other\nTcp: 1\n",
         b"Tcp: CurrEstab\nTcp: x\n",
         b"Tcp: CurrEstab\nTcp: -1\n",
-        SNMP + SNMP,
+        b"Tcp: CurrEstab\nTcp: 12",
     ],
 )
 def test_other_forms(content: bytes) -> None:
