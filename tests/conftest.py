@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.real.containerd import containerd_for_tests
 from tests.real.engine import Engine
+from tests.real.lxc import lxc
+from tests.real.podman import Podman
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.real.containerd import Containerd
+    from tests.real.lxc import Lxc
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None)
@@ -26,3 +32,28 @@ def docker_engine() -> Iterator[Engine]:
         yield engine
     finally:
         engine.stop()
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """One podman with its service for the whole run."""
+    made = Podman()
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def containerd() -> Iterator[Containerd]:
+    """One containerd, asked by CRI, for the whole run."""
+    with containerd_for_tests() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def own_lxc() -> Iterator[Lxc]:
+    """LXC, with containers of its own."""
+    with lxc() as made:
+        yield made

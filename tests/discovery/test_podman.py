@@ -28,16 +28,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures/discovery"
 SIDE = "7070098336a2fbd9335080df8d2faf0d06a65aa0ca618f95bb1a6f7313822511"
 
 
-@pytest.fixture(scope="module")
-def podman() -> Iterator[Podman]:
-    podman = Podman()
-    podman.start()
-    try:
-        yield podman
-    finally:
-        podman.stop()
-
-
 @pytest.fixture
 def runtime(podman: Podman) -> Iterator[DockerRuntime]:
     runtime = DockerRuntime(podman.url, 30.0, "/proc", "podman")
