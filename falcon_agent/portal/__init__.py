@@ -1,0 +1,1 @@
+"""What is said to Open-Falcon's API: the alert rules, and the screens that show the numbers."""
