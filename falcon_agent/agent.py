@@ -48,7 +48,14 @@ _CYCLE_SECONDS = 0.3
 def build_inventory(settings: Settings, stat: SelfStat) -> Inventory:
     """The part that knows which containers run; not started yet."""
     discovery, paths = settings.discovery, settings.paths
-    places = Places(discovery.docker, discovery.podman, discovery.cri, paths.proc, paths.cgroup)
+    places = Places(
+        discovery.docker,
+        discovery.podman,
+        discovery.cri,
+        paths.proc,
+        paths.cgroup,
+        Hierarchies.find(paths.proc, paths.cgroup).absolute,
+    )
     sources = make_sources(discovery.runtimes, places, discovery.timeout)
     chosen = Filter(discovery.include.model_dump(), discovery.exclude.model_dump())
     return Inventory(sources, chosen, stat, discovery.resync)
@@ -64,12 +71,20 @@ def build_naming(settings: Settings) -> Naming:
     )
 
 
-def build_runner(settings: Settings, stat: SelfStat) -> Runner:
-    """The part that measures."""
+def build_runner(settings: Settings, stat: SelfStat, inventory: Inventory) -> Runner:
+    """The part that measures; the inventory tells it what it learns beside the containers that run."""
     paths = settings.paths
-    collectors = make_collectors(
-        settings.collectors.enabled, Options(stat, paths.proc, veth_tag=settings.network.veth_tag)
+    options = Options(
+        stat,
+        paths.proc,
+        ended=inventory.ended,
+        censuses=inventory.censuses,
+        veth_tag=settings.network.veth_tag,
+        filesystem_timeout=settings.filesystem.timeout,
+        filesystem_fuse=settings.filesystem.fuse,
+        layersize_interval=settings.layersize.interval,
     )
+    collectors = make_collectors(settings.collectors.enabled, options)
     hierarchies = Hierarchies.find(paths.proc, paths.cgroup)
     return Runner(collectors, hierarchies, build_naming(settings), settings.agent.step, stat, paths.proc)
 
@@ -147,21 +162,23 @@ class Agent:
     def __init__(self, settings: Settings, stat: SelfStat) -> None:
         self._stat = stat
         self._cycle_lock = threading.Lock()
-        transports, runner = build_transports(settings), build_runner(settings, stat)
+        transports, inventory = build_transports(settings), build_inventory(settings, stat)
+        runner = build_runner(settings, stat, inventory)
         self._spool = build_spool(settings, transports, stat)
-        self._assemble(settings, transports, runner, {})
+        self._assemble(settings, transports, inventory, runner, {})
 
     def _assemble(
         self,
         settings: Settings,
         transports: Mapping[str, Transport],
+        inventory: Inventory,
         runner: Runner,
         unfinished: Mapping[str, Delivery | None],
     ) -> None:
         stat = self._stat
         self._settings = settings
         self._runner = runner
-        self._inventory = build_inventory(settings, stat)
+        self._inventory = inventory
         self._outbox = Outbox(self._spool, settings.transfer.batch_size, stat)
         self._senders = {
             name: build_sender(settings, name, transport, self._spool.queue(name), stat, unfinished.get(name))
@@ -206,7 +223,8 @@ class Agent:
         Raises:
             FalconAgentError: they cannot be used, or a cycle is stuck; the old parts go on.
         """
-        transports, runner = build_transports(settings), build_runner(settings, self._stat)
+        transports, inventory = build_transports(settings), build_inventory(settings, self._stat)
+        runner = build_runner(settings, self._stat, inventory)
         if not self._cycle_lock.acquire(timeout=_RELOAD_SECONDS):
             raise FalconAgentError(f"cannot reload: the cycle under way did not end in {_RELOAD_SECONDS:g} s")
         try:
@@ -225,7 +243,7 @@ class Agent:
             if not keep:
                 self._spool.close()
                 self._spool = spool or build_spool(settings, transports, self._stat)
-            self._assemble(settings, transports, runner, {} if elsewhere else unfinished)
+            self._assemble(settings, transports, inventory, runner, {} if elsewhere else unfinished)
         finally:
             self._cycle_lock.release()
         self.start()

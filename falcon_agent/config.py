@@ -210,6 +210,19 @@ class Network(_Section):
     veth_tag: bool = False
 
 
+class Filesystem(_Section):
+    """`[filesystem]`: options of the filesystem collector."""
+
+    timeout: float = Field(default=1.0, ge=0.1, le=10)
+    fuse: bool = False
+
+
+class Layersize(_Section):
+    """`[layersize]`: options of the layersize collector."""
+
+    interval: float = Field(default=900.0, ge=60, le=86400)
+
+
 class Paths(_Section):
     """`[paths]`: where the host's kernel file systems are, for an agent that runs in a container itself."""
 
@@ -235,6 +248,8 @@ class Settings(_Section):
     containers: Containers = Containers()
     collectors: Collectors = Collectors()
     network: Network = Network()
+    filesystem: Filesystem = Filesystem()
+    layersize: Layersize = Layersize()
     paths: Paths = Paths()
     log: Log = Log()
 

@@ -62,6 +62,11 @@ class Container:
         labels: the runtime's labels, and under them those of its pod; under control of whoever made the container.
         env: environment it was made with, as the runtime says it.
         pod: its Kubernetes pod, if any.
+        restarts: how often the runtime has started it again by itself; None where nobody says.
+        health: what its health check found: `healthy`, `unhealthy`, or `starting` before the first result;
+            empty where it has none, or the runtime does not say.
+        ooms: how often the runtime told, in this life of the container and while it was listened to, that the
+            kernel killed in it for want of memory.
     """
 
     id: str
@@ -79,6 +84,9 @@ class Container:
     labels: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     pod: Pod | None = None
+    restarts: int | None = None
+    health: str = ""
+    ooms: int = 0
 
     @property
     def key(self) -> str:
@@ -89,6 +97,42 @@ class Container:
     def short_id(self) -> str:
         """The first 12 characters of a hexadecimal id, as the docker CLI shows them; another id whole."""
         return self.id[:12] if re.fullmatch(r"[0-9a-f]{64}", self.id) else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The room on a file system (statvfs(3)).
+
+    Attributes:
+        total_bytes: its size.
+        used_bytes: what is taken.
+        free_bytes: what a user without privilege may still take; the reserve of root makes it less than the
+            rest.
+    """
+
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a container engine has, running or not.
+
+    Attributes:
+        runtime: the engine, e.g. `docker`.
+        containers: how many by state: `running`, `paused`, `exited`, `created`, `restarting`, `removing`,
+            `dead`; without those that the engine does not know.
+        images: how many.
+        volumes: how many have a name.
+        disk: the file system that holds all of them, or None where it cannot be looked at from here.
+    """
+
+    runtime: str
+    containers: Mapping[str, int]
+    images: int
+    volumes: int
+    disk: Disk | None
 
 
 @dataclass(frozen=True, slots=True)

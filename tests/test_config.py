@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falcon_agent.collectors import DEFAULTS, NAMES
 from falcon_agent.config import Settings, load
 from falcon_agent.errors import ConfigError
 
@@ -36,7 +37,8 @@ def test_nothing_given_means_defaults() -> None:
     assert settings.agent.step == 60
     assert settings.agent.endpoint == "{hostname}"
     assert settings.transfer.addresses == ["http://127.0.0.1:6060/api/push"]
-    assert settings.collectors.enabled == ["sockets", "cpu", "memory", "network"]
+    assert settings.collectors.enabled == list(DEFAULTS)
+    assert {"sockets", "cpu", "memory", "network"} <= set(DEFAULTS) < set(NAMES)
 
 
 def test_example_names_every_key_with_its_default() -> None:

@@ -16,6 +16,7 @@ from falcon_agent.cgroupfs.cpu import (
     parse_cpu_stat_v1,
 )
 from falcon_agent.cgroupfs.cpuset import parse_cpu_list
+from falcon_agent.cgroupfs.io import IoStat, parse_io_stat, parse_io_stat_v1
 from falcon_agent.cgroupfs.memory import (
     MemoryStat,
     parse_memory_max,
@@ -23,6 +24,9 @@ from falcon_agent.cgroupfs.memory import (
     parse_memory_stat_v1,
     parse_oom_kill,
 )
+from falcon_agent.cgroupfs.pids import PidsStat, parse_pids, parse_pids_max
+from falcon_agent.cgroupfs.pressure import Pressure, parse_pressure
+from falcon_agent.cgroupfs.processes import list_processes
 from falcon_agent.errors import GoneError
 from falcon_agent.kernelfile import read_optional
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from falcon_agent.cgroupfs.hierarchies import ControllerDir, Hierarchies
+    from falcon_agent.cgroupfs.pressure import Resource
     from falcon_agent.container import CgroupPaths
 
 _Number = TypeVar("_Number", int, float)
@@ -47,7 +52,17 @@ class Cgroup:
         paths: the cgroup, as /proc/PID/cgroup names it.
     """
 
-    __slots__ = ("_cpu", "_cpuacct", "_cpuset", "_hierarchies", "_memory", "paths")
+    __slots__ = (
+        "_cpu",
+        "_cpuacct",
+        "_cpuset",
+        "_hierarchies",
+        "_io",
+        "_memory",
+        "_pids",
+        "_pressure",
+        "paths",
+    )
 
     def __init__(self, hierarchies: Hierarchies, paths: CgroupPaths) -> None:
         self.paths = paths
@@ -56,10 +71,17 @@ class Cgroup:
         self._cpuacct = hierarchies.locate("cpuacct", paths)
         self._cpuset = hierarchies.locate("cpuset", paths)
         self._memory = hierarchies.locate("memory", paths)
+        self._io = hierarchies.locate("blkio", paths)
+        self._pids = hierarchies.locate("pids", paths)
+        self._pressure = _locate_unified(hierarchies, paths)
 
     def describe(self) -> tuple[Literal["v1", "v2", "hybrid"], str]:
         """The host's layout and the path by which people know this cgroup; empty if it has none."""
         return self._hierarchies.layout, self.paths.path("memory") or self.paths.path("cpu") or ""
+
+    def reason(self, controller: str) -> str | None:
+        """Why nothing is known of a controller; None if its hierarchy shows the cgroup."""
+        return self._hierarchies.reason(controller, self.paths)
 
     def cpu(self) -> CpuStat | None:
         """CPU time used and withheld."""
@@ -129,6 +151,53 @@ class Cgroup:
         content = _read(at, f"{at.path}/{name}")
         return None if content is None else parse_oom_kill(content, name)
 
+    def io(self) -> dict[str, IoStat] | None:
+        """Bytes and requests by `MAJOR:MINOR` of the block device; one without any count is not in it."""
+        at = self._io
+        if at is None:
+            return None
+        if at.version == "v2":
+            stat = _read(at, f"{at.path}/io.stat")
+            return None if stat is None else parse_io_stat(stat)
+        # `_recursive` counts what is below too, as v2 does; not every kernel has it.
+        for form in ("_recursive", ""):
+            service_bytes = _read(at, f"{at.path}/blkio.throttle.io_service_bytes{form}")
+            serviced = _read(at, f"{at.path}/blkio.throttle.io_serviced{form}")
+            if service_bytes is not None and serviced is not None:
+                return parse_io_stat_v1(service_bytes, serviced)
+        return None
+
+    def pids(self) -> PidsStat | None:
+        """Tasks, the limit, and how often one more was refused."""
+        at = self._pids
+        if at is None:
+            return None
+        read = partial(_read, at)
+        current = read(f"{at.path}/pids.current")
+        if current is None:
+            return None
+        own = _pids_limit(at.path, read)
+        above = (_pids_limit(ancestor, self._hierarchies.read_shared) for ancestor in at.ancestors)
+        return parse_pids(current, read(f"{at.path}/pids.events"), _smallest(own, *above))
+
+    def pressure(self, resource: Resource) -> Pressure | None:
+        """How long its tasks have waited for `resource`; only v2 knows, also where it is beside v1."""
+        at = self._pressure
+        if at is None:
+            return None
+        name = f"{resource}.pressure"
+        content = _read(at, f"{at.path}/{name}")
+        return None if content is None else parse_pressure(content, name)
+
+    def processes(self, most: int) -> list[int] | None:
+        """The processes in it and below it, as the agent's own PID namespace numbers them.
+
+        Args:
+            most: with more processes, or more cgroups below it, than this the answer is None.
+        """
+        at = self._pids or self._memory or self._cpu
+        return None if at is None else list_processes(at.path, most)
+
 
 def _read(at: ControllerDir, path: str) -> bytes | None:
     """A file in the directory `at`; None if only the file is absent, GoneError if the whole cgroup is."""
@@ -155,6 +224,20 @@ def _quota_v2(directory: str, read: Callable[[str], bytes | None]) -> float | No
 def _limit_v2(directory: str, read: Callable[[str], bytes | None]) -> int | None:
     content = read(f"{directory}/memory.max")
     return None if content is None else parse_memory_max(content)
+
+
+def _pids_limit(directory: str, read: Callable[[str], bytes | None]) -> int | None:
+    content = read(f"{directory}/pids.max")
+    return None if content is None else parse_pids_max(content)
+
+
+def _locate_unified(hierarchies: Hierarchies, paths: CgroupPaths) -> ControllerDir | None:
+    """Its directory in v2, for what belongs to no controller.
+
+    Beside v1, a runtime that knows nothing of v2 leaves its containers there in the daemon's own cgroup.
+    """
+    own = all(paths.path(controller) == paths.v2 for controller in ("cpu", "memory"))
+    return hierarchies.locate("pressure", paths) if own else None
 
 
 def _smallest(*limits: _Number | None) -> _Number | None:

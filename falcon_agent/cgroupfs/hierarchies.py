@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from falcon_agent.errors import KernelFileError, ParseError
+from falcon_agent.cgroupfs.mounts import find_above, parse_mountinfo
+from falcon_agent.cgroupfs.paths import parse_cgroup_paths
+from falcon_agent.container import CgroupPaths
+from falcon_agent.errors import GoneError, KernelFileError
 from falcon_agent.kernelfile import note, read_optional, read_to_eof
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from falcon_agent.container import CgroupPaths
+    from falcon_agent.cgroupfs.mounts import Mount
 
 _USUAL_PLACE = "/sys/fs/cgroup"
-_ESCAPE = re.compile(r"\\([0-7]{3})")
-_FIELDS_BEFORE_OPTIONAL = 6
-_FIELDS_AFTER_OPTIONAL = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One mount of a cgroup hierarchy.
-
-    Attributes:
-        mountpoint: the directory.
-        root: the cgroup that is seen there, as /proc/PID/cgroup would name it; `/` unless it is a bind
-            mount or the mount of a container.
-        version: of the hierarchy.
-        options: of the file system; in v1 they name its controllers.
-    """
-
-    mountpoint: str
-    root: str
-    version: Literal["v1", "v2"]
-    options: tuple[str, ...] = ()
+_REMEDY = (
+    "mount the host's there (docker run -v /sys:/host/sys:ro, a hostPath volume), and name the place"
+    " (--sys /host/sys, or [paths] cgroup)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +65,32 @@ class Hierarchies:
         usual place or a bind mount such as /host/sys/fs/cgroup. If nothing there is a mount, those at the
         usual place are expected below `cgroup` in the same arrangement (a tree that was copied).
 
+        In a cgroup namespace of our own this also finds out where in the host's hierarchies that is.
+
         Raises:
             GoneError, DeniedError: mountinfo cannot be read.
             ParseError: mountinfo has another form.
             KernelFileError: no hierarchy is mounted there.
         """
-        cgroup = cgroup.rstrip("/")
-        mounts = parse_mountinfo(read_to_eof(f"{proc}/self/mountinfo"))
+        cgroup = os.path.realpath(cgroup)
+        path = f"{proc}/self/mountinfo"
+        try:
+            mounts = parse_mountinfo(read_to_eof(path))
+        except GoneError as error:
+            raise GoneError(
+                path, f"{error.reason}; mount the host's procfs there, or name the place where it is"
+            ) from None
         here = [mount for mount in mounts if _below(mount.mountpoint, cgroup) is not None]
         here = here or [
-            Mount(cgroup + below, mount.root, mount.version, mount.options)
+            replace(mount, mountpoint=cgroup + below)
             for mount in mounts
-            if (below := _below(mount.mountpoint, _USUAL_PLACE)) is not None
+            if (below := _below(mount.mountpoint, _USUAL_PLACE)) is not None and os.path.isdir(cgroup + below)
         ]
         if not here:
-            raise KernelFileError(
-                cgroup, "no cgroup hierarchy is mounted there; name the place where they are"
-            )
+            raise KernelFileError(cgroup, f"no cgroup hierarchy is mounted there; {_REMEDY}")
         # A hierarchy may be mounted in several places: the one that shows most of it is best.
-        here.sort(key=lambda mount: (len(_parts(mount.root)), len(mount.mountpoint)))
-        return cls(here)
+        here.sort(key=lambda mount: (*mount.extent, len(mount.mountpoint)))
+        return cls(_with_above(here, proc))
 
     @property
     def layout(self) -> Literal["v1", "v2", "hybrid"]:
@@ -123,26 +114,62 @@ class Hierarchies:
 
         A controller belongs to one hierarchy: v1 if /proc/PID/cgroup lists it there, v2 otherwise.
 
+        Args:
+            controller: e.g. `memory`.
+            paths: as `absolute` names them.
+
         Returns:
             None if that hierarchy is not mounted, if the cgroup is outside of what the mount shows, or if it
             is all of that: the root accounts for the whole host, never for one container.
         """
         path = paths.path(controller)
-        mount = self._v1.get(controller) if controller in paths.v1 else self._v2
-        if path is None or mount is None:
-            return None
-        parts = _parts(path)
-        root = _parts(mount.root)
-        inner = parts[len(root) :]
-        # ".." stands for cgroups above our own cgroup namespace, whose names the kernel does not tell us.
-        if parts[: len(root)] != root or not inner or ".." in inner:
+        mount = self._mount_of(controller, paths)
+        below = None if path is None or mount is None else mount.below(path)
+        if not below or mount is None:
             return None
         directory = mount.mountpoint
         above = []
-        for part in inner:
+        for part in below:
             above.append(directory)
             directory = f"{directory}/{part}"
         return ControllerDir(mount.version, directory, tuple(reversed(above)))
+
+    def reason(self, controller: str, paths: CgroupPaths) -> str | None:
+        """Why a controller accounts for nothing in a cgroup, and what can be done about it; None if it does."""
+        path = paths.path(controller)
+        mount = self._mount_of(controller, paths)
+        if controller in paths.v1 and mount is None:
+            return f"the v1 hierarchy of {controller} is not mounted where the others are: mount it there too"
+        if controller in self._v1 and controller not in paths.v1:
+            return f"it has no cgroup of its own in the v1 hierarchy of {controller}"
+        if mount is None or path is None:
+            return f"no cgroup hierarchy accounts for {controller} here"
+        below = mount.below(path)
+        if below is None:
+            return f"{mount.mountpoint} does not show its cgroup {path}, or not where that is: {_REMEDY}"
+        if not below:
+            return f"it is in the root cgroup of {mount.mountpoint}, which is not one container's"
+        *above, _ = directory = (mount.mountpoint, *below)
+        # In v2 a controller is on only where the cgroup above says so (admin-guide/cgroup-v2.rst).
+        enabled = read_optional("/".join((*directory, "cgroup.controllers")))
+        if mount.version == "v1" or enabled is None or controller.encode() in enabled.split():
+            return None
+        return f"{controller} is not enabled in {'/'.join(above)}/cgroup.subtree_control"
+
+    def absolute(self, paths: CgroupPaths) -> CgroupPaths:
+        """The paths as they would be without a cgroup namespace of our own: as the host names them.
+
+        Those in hierarchies that are not mounted stay as they are. Where it cannot be told, those outside of
+        our own cgroup keep their `..`, which `locate` knows to be nowhere; those within it are left out.
+        """
+        v1 = {}
+        for controller, path in paths.v1.items():
+            if (named := _absolute(self._v1.get(controller), path)) is not None:
+                v1[controller] = named
+        return CgroupPaths(v1, None if paths.v2 is None else _absolute(self._v2, paths.v2))
+
+    def _mount_of(self, controller: str, paths: CgroupPaths) -> Mount | None:
+        return self._v1.get(controller) if controller in paths.v1 else self._v2
 
     def new_cycle(self) -> None:
         """Forget what `read_shared` knows; called at the start of every cycle."""
@@ -162,39 +189,23 @@ class Hierarchies:
         return self._shared[path]
 
 
-def parse_mountinfo(content: bytes) -> tuple[Mount, ...]:
-    """The cgroup mounts in /proc/PID/mountinfo, in its order (proc(5)).
-
-    A line is `id parent major:minor root mountpoint options [optional ...] - type source superoptions`.
-
-    Raises:
-        ParseError: a line has another form.
-    """
-    mounts = []
-    for line in os.fsdecode(content).split("\n"):
-        if not line:
-            continue
-        head, dash, tail = line.partition(" - ")
-        before = head.split(" ")
-        after = tail.split(" ", _FIELDS_AFTER_OPTIONAL - 1)
-        if not dash or len(before) < _FIELDS_BEFORE_OPTIONAL or len(after) < _FIELDS_AFTER_OPTIONAL:
-            raise ParseError("/proc/self/mountinfo", f"{line[:80]!r} lacks fields")
-        root, mountpoint = before[3], before[4]
-        kind, _, options = after
-        if kind == "cgroup":
-            mounts.append(Mount(_unescape(mountpoint), _unescape(root), "v1", tuple(options.split(","))))
-        elif kind == "cgroup2":
-            mounts.append(Mount(_unescape(mountpoint), _unescape(root), "v2"))
-    return tuple(mounts)
+def _absolute(mount: Mount | None, path: str) -> str | None:
+    if mount is None:
+        return path
+    return mount.absolute(path) or (path if path.startswith("/..") else None)
 
 
-def _unescape(text: str) -> str:
-    """The kernel writes space, tab, newline and backslash as three octal digits."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part]
+def _with_above(mounts: list[Mount], proc: str) -> list[Mount]:
+    """The mounts, each with the names of what is above our own cgroup namespace, as far as they can be found."""
+    if not any(mount.reaches_above for mount in mounts):
+        return mounts
+    own = parse_cgroup_paths(read_to_eof(f"{proc}/self/cgroup"))
+    known = []
+    for mount in mounts:
+        path = mount.path_of(own)
+        above = None if path is None else find_above(mount, path, os.getpid())
+        known.append(replace(mount, above=above))
+    return known
 
 
 def _below(path: str, directory: str) -> str | None:

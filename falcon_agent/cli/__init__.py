@@ -14,7 +14,18 @@ from falcon_agent.errors import ConfigError, FalconAgentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("run", "collect", "receive", "containers", "check", "metrics", "explain", "spool", "rules", "dashboards")
+COMMANDS = (
+    "run",
+    "collect",
+    "receive",
+    "containers",
+    "check",
+    "metrics",
+    "explain",
+    "spool",
+    "rules",
+    "dashboards",
+)
 
 FAILED = 1
 UNUSABLE = 2

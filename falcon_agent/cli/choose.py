@@ -30,8 +30,8 @@ def measuring(chosen: Settings, stat: SelfStat) -> Iterator[tuple[Runner, Invent
     """
     from falcon_agent.agent import build_inventory, build_runner  # noqa: PLC0415
 
-    runner = build_runner(chosen, stat)
     inventory = build_inventory(chosen, stat)
+    runner = build_runner(chosen, stat, inventory)
     try:
         inventory.start()
         yield runner, inventory

@@ -72,9 +72,11 @@ def _metric(runner: Runner, name: str) -> tuple[Collector, Metric]:
 
     for collector in runner.collectors:
         for metric in collector.metrics:
-            if metric.name == name and collector.scope != "host":
+            if metric.name == name and collector.scope == "host":
+                raise FalconAgentError(f"cannot explain {name}: it is about the host, not about a container")
+            if metric.name == name:
                 return collector, metric
-    known = {metric.name: collector for collector, metric in catalogue() if collector != "agent"}
+    known = {metric.name: collector for collector, metric in catalogue()}
     if name in known:
         raise FalconAgentError(
             f"cannot explain {name}: collector {known[name]!r} is not in [collectors] enabled of the configuration"

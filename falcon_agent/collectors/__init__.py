@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.collectors.agent import AgentCollector
 from falcon_agent.collectors.cpu import CpuCollector
+from falcon_agent.collectors.diskio import DiskioCollector
+from falcon_agent.collectors.engine import EngineCollector
+from falcon_agent.collectors.filesystem import FilesystemCollector
+from falcon_agent.collectors.host import HostCollector
+from falcon_agent.collectors.layersize import LayersizeCollector
+from falcon_agent.collectors.life import LifeCollector
 from falcon_agent.collectors.memory import MemoryCollector
 from falcon_agent.collectors.network import NetworkCollector
+from falcon_agent.collectors.pids import PidsCollector
+from falcon_agent.collectors.pressure import PressureCollector
+from falcon_agent.collectors.processes import ProcessesCollector
 from falcon_agent.collectors.sockets import SocketsCollector
 from falcon_agent.collectors.tcpext import TcpextCollector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from falcon_agent.collectors.base import Collector
+    from falcon_agent.container import Census, Container
     from falcon_agent.metric import Metric
     from falcon_agent.selfstat import SelfStat
 
@@ -27,12 +37,22 @@ class Options:
     Attributes:
         stat: the agent's own counters.
         proc: where the host's /proc is.
+        ended: lives of containers that ended since it was last called, with kills in them.
+        censuses: what the container engines have, as they were asked last.
         veth_tag: whether network records carry the host side's interface name.
+        filesystem_timeout: seconds that a file system may take to answer.
+        filesystem_fuse: whether those of FUSE are asked too.
+        layersize_interval: seconds between two measurements of a writable layer.
     """
 
     stat: SelfStat
     proc: str = "/proc"
+    ended: Callable[[], Iterable[Container]] = tuple
+    censuses: Callable[[], Iterable[Census]] = tuple
     veth_tag: bool = False
+    filesystem_timeout: float = 1.0
+    filesystem_fuse: bool = False
+    layersize_interval: float = 900.0
 
 
 class Entry(NamedTuple):
@@ -48,7 +68,25 @@ COLLECTORS: tuple[Entry, ...] = (
     Entry(CpuCollector, lambda options: CpuCollector(options.proc)),
     Entry(MemoryCollector, lambda options: MemoryCollector(options.proc)),
     Entry(NetworkCollector, lambda options: NetworkCollector(options.proc, veth_tag=options.veth_tag)),
+    Entry(
+        FilesystemCollector,
+        lambda options: FilesystemCollector(
+            options.proc, options.filesystem_timeout, fuse=options.filesystem_fuse
+        ),
+    ),
+    Entry(DiskioCollector, lambda options: DiskioCollector(options.proc)),
+    Entry(PressureCollector, lambda options: PressureCollector(options.proc)),
+    Entry(PidsCollector, lambda _: PidsCollector()),
+    Entry(ProcessesCollector, lambda options: ProcessesCollector(options.proc), default=False),
+    Entry(
+        LayersizeCollector,
+        lambda options: LayersizeCollector(options.proc, options.layersize_interval),
+        default=False,
+    ),
     Entry(TcpextCollector, lambda _: TcpextCollector(), default=False),
+    Entry(LifeCollector, lambda options: LifeCollector(options.ended)),
+    Entry(EngineCollector, lambda options: EngineCollector(options.censuses), default=False),
+    Entry(HostCollector, lambda options: HostCollector(options.proc), default=False),
     Entry(AgentCollector, lambda options: AgentCollector(options.stat)),
 )
 """In the order they run; `agent` is last, so that it sees what the cycle cost, and is always on."""

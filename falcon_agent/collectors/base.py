@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,3 +67,15 @@ class Collector(Protocol):
 
     def absent(self, metric: Metric, target: Target) -> str | None:
         """Why `metric` had no value for `target` in the last cycle, in words, or None if nothing is known."""
+
+
+@runtime_checkable
+class TellsOfEnded(Collector, Protocol):
+    """A collector that also has something to say of containers that ended, when they are no targets any more."""
+
+    def ended(self) -> Iterable[tuple[Container, Sample]]:
+        """Called once in each cycle, after the targets were measured; what it yields is reported as theirs.
+
+        Raises:
+            FalconAgentError: counted and logged by the runner, others go on.
+        """

@@ -149,7 +149,8 @@ class CpuCollector:
         last = self._last.get(key)
         if stat is not None:
             self._last[key] = _Reading(at, stat)
-        for metric, outcome in _outcomes(last, at, stat, quota, limit):
+        reason = target.cgroup.reason("cpuacct") if stat is None else None
+        for metric, outcome in _outcomes(last, at, stat, quota, limit, reason):
             if isinstance(outcome, str):
                 absent[metric.name] = outcome
             else:
@@ -166,13 +167,18 @@ class CpuCollector:
 
 
 def _outcomes(
-    last: _Reading | None, at: float, stat: CpuStat | None, quota: CpuQuota, limit: float | None
+    last: _Reading | None,
+    at: float,
+    stat: CpuStat | None,
+    quota: CpuQuota,
+    limit: float | None,
+    reason: str | None,
 ) -> Iterable[tuple[Metric, _Outcome]]:
     """Every metric with its value or the reason why there is none."""
     yield LIMIT_CORES, "the number of CPUs is not known" if limit is None else round(limit, 4)
     if stat is None:
         for metric in (CORES, BUSY, USER, SYSTEM, THROTTLED_PERCENT, THROTTLED_TIME):
-            yield metric, "the kernel keeps no CPU account of this cgroup"
+            yield metric, reason or "the kernel keeps no CPU account of this cgroup"
         return
     if last is None:
         for metric in (CORES, BUSY, USER, SYSTEM):

@@ -119,7 +119,8 @@ class MemoryCollector:
         absent = self._absent[target.container.key] = {}
         stat = target.cgroup.memory()
         kills = target.cgroup.oom_kills()
-        for metric, outcome in _outcomes(stat, kills, self._host_bytes):
+        reason = target.cgroup.reason("memory") if stat is None else None
+        for metric, outcome in _outcomes(stat, kills, self._host_bytes, reason):
             if isinstance(outcome, str):
                 absent[metric.name] = outcome
             else:
@@ -135,13 +136,13 @@ class MemoryCollector:
 
 
 def _outcomes(
-    stat: MemoryStat | None, kills: int | None, host_bytes: int | None
+    stat: MemoryStat | None, kills: int | None, host_bytes: int | None, reason: str | None
 ) -> Iterable[tuple[Metric, _Outcome]]:
     """Every metric with its value or the reason why there is none."""
-    yield OOM_KILLS, "the kernel does not count them for this cgroup" if kills is None else kills
+    yield OOM_KILLS, reason or "the kernel does not count them for this cgroup" if kills is None else kills
     if stat is None:
         for metric in (MEMTOTAL, MEMUSED, MEMUSED_PERCENT, RSS, CACHE, SWAPUSED):
-            yield metric, "the kernel keeps no memory account of this cgroup"
+            yield metric, reason or "the kernel keeps no memory account of this cgroup"
         return
     total = _total(stat.limit_bytes, host_bytes)
     used = _used(stat)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.cgroupfs import Cgroup
-from falcon_agent.collectors.base import Target
+from falcon_agent.collectors.base import Target, TellsOfEnded
 from falcon_agent.errors import FalconAgentError, GoneError
 from falcon_agent.metric import Record
 from falcon_agent.naming import clean_name, join_tags
@@ -156,6 +156,8 @@ class Runner:
             else:
                 of_scope = namespaces if collector.scope == "netns" else everyone
                 measured += self._records(collector, of_scope, timestamp)
+            if isinstance(collector, TellsOfEnded):
+                measured += self._records_of_ended(collector, timestamp)
         self._forget_silent_counters()
         return self._without_doubles(measured)
 
@@ -209,6 +211,21 @@ class Runner:
             record = Record(series.endpoint, metric.name, value, step, metric.counter_type, joined, timestamp)
             yield target.container if target else None, record
         self._stat.set("collect.cpu", (time.thread_time() - started) * 1000, collector.name)
+
+    def _records_of_ended(self, collector: TellsOfEnded, timestamp: int) -> list[Measured]:
+        """What is left to say of containers that are no targets any more; they have no series that is kept."""
+        try:
+            found = list(collector.ended())
+        except Exception as error:  # noqa: BLE001  a faulty collector must not end the cycle
+            self._failed(collector, None, error)
+            return []
+        measured: list[Measured] = []
+        for container, (metric, value, tags) in found:
+            endpoint = self._naming.endpoint(container)
+            joined = join_tags((*self._naming.tags(container, of_namespace=False), *tags))
+            record = Record(endpoint, metric.name, value, self._step, metric.counter_type, joined, timestamp)
+            measured.append((container, record))
+        return measured
 
     def _series_of(self, target: Target | None, *, of_namespace: bool) -> _Series:
         key = (target.container.key if target else "", of_namespace)

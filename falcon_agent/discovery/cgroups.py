@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
-from falcon_agent.cgroupfs import parse_cgroup_paths
+from falcon_agent.cgroupfs.members import read_members
 from falcon_agent.container import Container, LeftOut, Pod
-from falcon_agent.discovery.cgroupsearch import MAX_PIDS, MAX_ROOT_PIDS, Processes, is_alone
-from falcon_agent.discovery.cgrouptree import MAX_CGROUPS, find_trees, read_pids, walk
+from falcon_agent.discovery.cgroupsearch import MAX_PIDS, MAX_ROOT_PIDS, Processes, shows_our_numbers
+from falcon_agent.discovery.cgrouptree import CONTROLLERS, MAX_CGROUPS, find_trees, walk
 from falcon_agent.discovery.cgroupwatch import TreeWatch
 from falcon_agent.discovery.describe import describe, host_netns, is_alive
 from falcon_agent.discovery.hostnames import Hostnames, name_by_hostname
@@ -95,9 +95,14 @@ class CgroupRuntime:
         """All containers that the tree shows now."""
         try:
             trees = find_trees(self._proc, self._cgroup)
+            members = None
+            if not shows_our_numbers(self._proc):
+                members = read_members(self._proc, trees[0].hierarchies, (*CONTROLLERS, ""))
         except FalconAgentError as error:
             raise RuntimeUnavailableError(str(error)) from None
-        look = _Look(self._proc, self._only, self._hostnames, self._known)
+        look = _Look(
+            self._proc, self._only, self._hostnames, self._known, trees[0], Processes(self._proc, members)
+        )
         for tree in trees:
             look.search(tree, is_first=tree is trees[0])
         found, self._known = look.finish()
@@ -124,17 +129,26 @@ class _Look:
         only: the `Container.runtime` of those to be listed; all if None.
         hostnames: how to read them.
         before: what the last look learnt, by directory.
+        first_tree: the hierarchy that is believed first.
+        processes: what they are asked.
     """
 
     def __init__(
-        self, proc: str, only: frozenset[str] | None, hostnames: Hostnames, before: Mapping[str, _Known]
+        self,
+        proc: str,
+        only: frozenset[str] | None,
+        hostnames: Hostnames,
+        before: Mapping[str, _Known],
+        first_tree: Tree,
+        processes: Processes,
     ) -> None:
         self._proc = proc
         self._only = only
         self._hostnames = hostnames
         self._before = before
         self._holders = {known.container.id: directory for directory, known in before.items()}
-        self._processes = Processes(proc)
+        self._first_tree = first_tree
+        self._processes = processes
         self._host = host_netns(proc)
         self._known: dict[str, _Known] = {}
         self._ids: set[str] = set()
@@ -167,7 +181,11 @@ class _Look:
         path = tree.path(below)
         if not below:
             if is_first and self._is_wanted(UNKNOWN):
-                self._share(self._processes.inits(read_pids(tree.directory, MAX_ROOT_PIDS)), path, "")
+                self._share(
+                    self._processes.inits(self._processes.directly_in(tree.directory, MAX_ROOT_PIDS)),
+                    path,
+                    "",
+                )
             return False
         if (tree.controller, path) in self._owners or is_runtimes_own(path):
             return True
@@ -201,7 +219,7 @@ class _Look:
         directory = tree.directory + below
         path = tree.path(below)
         if (known := self._keep(directory)) is None:
-            inits = self._processes.inits(read_pids(directory, MAX_PIDS))
+            inits = self._processes.inits(self._processes.directly_in(directory, MAX_PIDS))
             pid = self._processes.first_from_outside(tree, path, inits)
             if pid is None:
                 if is_first:
@@ -254,10 +272,10 @@ class _Look:
             process = Process(self._proc, pid)
             try:
                 content = process.read("cgroup")
-                described = describe(self._proc, pid, is_own)
+                described = describe(self._proc, pid, is_own, tree.hierarchies.absolute)
                 command = parse_status(process.read("status")).name
                 hostname = None if shape.has_name else self._hostnames.read(process)
-                own, at = tree.path_of(described.cgroup), tree.path_of(parse_cgroup_paths(content))
+                own, at = tree.path_of(described.cgroup), tree.path_of(tree.paths(content))
             finally:
                 process.close()
         except FalconAgentError as error:
@@ -283,7 +301,7 @@ class _Look:
             has_name=shape.has_name,
             hostname=hostname,
             command=command,
-            is_alone=shape.pod_uid is not None and is_alone(directory, pid),
+            is_alone=shape.pod_uid is not None and self._processes.is_alone(directory, pid),
             is_settled=_age(described.starttime) >= SETTLED_SECONDS,
         )
 
@@ -294,7 +312,7 @@ class _Look:
         self._pids.add(container.pid)
         for place in _places(container.cgroup):
             self._owners[place] = container.name
-        inits = self._processes.inits(read_pids(known.home, MAX_PIDS), beside=container.pid)
+        inits = self._processes.inits(self._processes.directly_in(known.home, MAX_PIDS), beside=container.pid)
         self._share(inits, container.cgroup.path("memory") or directory, container.name)
 
     def _give_names(self) -> None:
@@ -351,7 +369,7 @@ class _Look:
                 process = Process(self._proc, init.pid, init.starttime)
                 try:
                     netns = _netns(process)
-                    paths = parse_cgroup_paths(process.read("cgroup"))
+                    paths = self._first_tree.paths(process.read("cgroup"))
                 finally:
                     process.close()
             except FalconAgentError:

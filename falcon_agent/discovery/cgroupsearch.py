@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from falcon_agent.cgroupfs import parse_cgroup_paths
 from falcon_agent.discovery.cgrouptree import has_subdirectories, read_pids, walk
 from falcon_agent.errors import FalconAgentError
 from falcon_agent.kernelfile import read_to_eof
@@ -16,6 +15,8 @@ from falcon_agent.procfs.process import parse_starttime
 from falcon_agent.procfs.status import parse_status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from falcon_agent.discovery.cgrouptree import Tree
     from falcon_agent.procfs.status import Status
 
@@ -49,12 +50,24 @@ class Processes:
 
     Args:
         proc: where the host's procfs is mounted.
+        members: the processes of each cgroup's directory, where `cgroup.procs` cannot tell; None where it can.
     """
 
-    def __init__(self, proc: str) -> None:
+    def __init__(self, proc: str, members: Mapping[str, Sequence[int]] | None = None) -> None:
         self._proc = proc
+        self._members = members
         self._inits: dict[int, Init | None] = {}
         self._host = self._outermost()
+
+    def directly_in(self, directory: str, limit: int) -> list[int]:
+        """The first processes directly in a cgroup, as `read_pids`."""
+        if self._members is None:
+            return read_pids(directory, limit)
+        return list(self._members.get(directory, ())[:limit])
+
+    def is_alone(self, directory: str, pid: int) -> bool:
+        """Whether a process is the only one in a cgroup and below it."""
+        return self.directly_in(directory, 2) == [pid] and not has_subdirectories(directory)
 
     def first(self, directory: str) -> int | None:
         """The first process of the container whose cgroup this is, or None if nothing runs in it.
@@ -63,7 +76,7 @@ class Processes:
         """
         others: list[int] = []
         for inner in islice(walk(directory), MAX_INNER):
-            pids = read_pids(directory + inner, MAX_PIDS)
+            pids = self.directly_in(directory + inner, MAX_PIDS)
             if inits := self.inits(pids):
                 return min(inits).pid
             others += pids
@@ -134,12 +147,15 @@ class Processes:
         if pid == 0:
             return False
         try:
-            at = tree.path_of(parse_cgroup_paths(read_to_eof(f"{self._proc}/{pid}/cgroup")))
+            at = tree.path_of(tree.paths(read_to_eof(f"{self._proc}/{pid}/cgroup")))
         except FalconAgentError:
             return True  # it ended: the next look will show who is the parent now
         return at is not None and f"{at}/".startswith(f"{path}/")
 
 
-def is_alone(directory: str, pid: int) -> bool:
-    """Whether a process is the only one in a cgroup and below it."""
-    return read_pids(directory, 2) == [pid] and not has_subdirectories(directory)
+def shows_our_numbers(proc: str) -> bool:
+    """Whether a procfs numbers processes as our own PID namespace does, and so as `cgroup.procs` does."""
+    try:
+        return len(parse_status(read_to_eof(f"{proc}/self/status")).nspid) == 1
+    except FalconAgentError:
+        return True  # a tree of files

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from falcon_agent.cgroupfs import Hierarchies
+from falcon_agent.cgroupfs import Hierarchies, parse_cgroup_paths
 from falcon_agent.discovery.shapes import is_runtimes_own, parse_shape
 from falcon_agent.errors import KernelFileError
 from falcon_agent.kernelfile import read_to_eof
@@ -22,7 +22,7 @@ MAX_CGROUPS = 10_000
 """Directories that one look visits. Whoever may make cgroups (a user's session, say) may make very many."""
 MAX_DEPTH = 16
 _PIDS_BYTES = 1024 * 1024
-_CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "name=systemd")
+CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "name=systemd")
 """Where a container may be known, those first that account for what is measured. systemd-nspawn, for one, joins
 only the last of them in v1, and so does whatever runs where memory is off (`cgroup_disable=memory`)."""
 
@@ -35,15 +35,21 @@ class Tree:
         directory: where it is mounted.
         root: the cgroup that is seen there.
         controller: by which /proc/PID/cgroup names it; empty for v2.
+        hierarchies: all that are mounted.
     """
 
     directory: str
     root: str
     controller: str
+    hierarchies: Hierarchies
 
     def path(self, below: str) -> str:
         """The cgroup of a directory, given as what follows the mount point."""
         return self.root.rstrip("/") + below or "/"
+
+    def paths(self, content: bytes) -> CgroupPaths:
+        """The cgroups of a process, from its /proc/PID/cgroup, as the host names them; errors as the parser's."""
+        return self.hierarchies.absolute(parse_cgroup_paths(content))
 
     def path_of(self, paths: CgroupPaths) -> str | None:
         """Where a process is in this hierarchy."""
@@ -58,13 +64,13 @@ def find_trees(proc: str, cgroup: str) -> list[Tree]:
     """
     hierarchies = Hierarchies.find(proc, cgroup)
     trees: dict[str, Tree] = {}
-    for controller in _CONTROLLERS:
+    for controller in CONTROLLERS:
         if mount := hierarchies.v1.get(controller):
-            trees.setdefault(mount.mountpoint, Tree(mount.mountpoint, mount.root, controller))
+            trees.setdefault(mount.mountpoint, Tree(mount.mountpoint, mount.top, controller, hierarchies))
     if mount := hierarchies.v2:
-        trees[mount.mountpoint] = Tree(mount.mountpoint, mount.root, "")
+        trees[mount.mountpoint] = Tree(mount.mountpoint, mount.top, "", hierarchies)
     if not trees:
-        wanted = ", ".join(_CONTROLLERS)
+        wanted = ", ".join(CONTROLLERS)
         raise KernelFileError(cgroup, f"no hierarchy there is one of {wanted} or v2; mount one of them")
     return list(trees.values())
 

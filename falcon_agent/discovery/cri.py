@@ -25,7 +25,7 @@ from falcon_agent.discovery.crianswers import (
 )
 from falcon_agent.discovery.crievents import event_streams
 from falcon_agent.discovery.crirpc import DEADLINE_EXCEEDED, NOT_FOUND, UNIMPLEMENTED, Rpc, StatusError
-from falcon_agent.discovery.describe import describe, host_netns, is_alive
+from falcon_agent.discovery.describe import as_written, describe, host_netns, is_alive
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.errors import (
     FalconAgentError,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from falcon_agent.discovery.crianswers import Listed
     from falcon_agent.discovery.crievents import EventStream
-    from falcon_agent.discovery.describe import Described
+    from falcon_agent.discovery.describe import Absolute, Described
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +84,15 @@ class CriRuntime:
         url: `unix:///path`.
         timeout: seconds that one answer may take.
         proc: where the procfs of the runtime's PID namespace is mounted.
+        absolute: as for `describe`.
     """
 
-    def __init__(self, url: str, timeout: float, proc: str) -> None:
+    def __init__(self, url: str, timeout: float, proc: str, absolute: Absolute = as_written) -> None:
         # One for each of the two threads that use a runtime.
         self._asking = Rpc(url, timeout)
         self._hearing = Rpc(url, timeout)
         self._proc = proc
+        self._absolute = absolute
         self._closed = Flag()
         self._name = UNKNOWN_RUNTIME
         self._service = _SERVICES[0]
@@ -254,10 +256,11 @@ class CriRuntime:
             labels={**sandbox.labels, **item.labels} if sandbox else item.labels,
             env=details.env,
             pod=_pod(item.labels, sandbox),
+            restarts=item.attempt,
         )
 
     def _look_at(self, container: str, pid: int) -> Described:
-        return describe(self._proc, pid, lambda path: container in path.rpartition("/")[2])
+        return describe(self._proc, pid, lambda path: container in path.rpartition("/")[2], self._absolute)
 
     def _is_on_host(self, sandbox: str, described: Described, host: int | None) -> bool:
         return sandbox in self._on_host or (host is not None and described.netns == host)

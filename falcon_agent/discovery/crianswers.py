@@ -69,6 +69,7 @@ class Listed:
         name: its name in the pod.
         image: as whoever made it asked for it; kubelet asks by digest, but recent ones add what the user wrote.
         labels: its own.
+        attempt: how many containers of this name the pod had before it.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Listed:
     name: str
     image: str
     labels: Mapping[str, str]
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ def parse_containers(message: Buffer) -> list[Listed]:
 
 def _listed(message: Buffer) -> Listed:
     container = sandbox = name = image = ""
+    attempt = 0
     labels: dict[str, str] = {}
     for at, value in fields(message):
         match at:
@@ -158,12 +161,14 @@ def _listed(message: Buffer) -> Listed:
             case 2:
                 sandbox = text(value)
             case 3:
-                name = _last(nested(value), 1)
+                metadata = nested(value)
+                name = _last(metadata, 1)
+                attempt = next((number(part) for key, part in fields(metadata) if key == 2), 0)  # noqa: PLR2004
             case 4:
                 image = _image(nested(value))
             case 8:
                 labels.update([entry(value)])
-    return Listed(container, sandbox, name, image, labels)
+    return Listed(container, sandbox, name, image, labels, attempt)
 
 
 def parse_container_status(message: Buffer) -> Details:

@@ -15,8 +15,11 @@ from falcon_agent.procfs.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from falcon_agent.container import Container
+
+    Absolute: TypeAlias = Callable[[CgroupPaths], CgroupPaths]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,14 @@ class Described:
     netns: int | None
 
 
-def describe(proc: str, pid: int, is_own: Callable[[str], bool]) -> Described:
+def as_written(paths: CgroupPaths) -> CgroupPaths:
+    """The paths as they are: right for who is in the host's cgroup namespace."""
+    return paths
+
+
+def describe(
+    proc: str, pid: int, is_own: Callable[[str], bool], absolute: Absolute = as_written
+) -> Described:
     """Describe the first process of a container.
 
     Between the moment somebody named the pid and now, the container may have ended and the pid may name a
@@ -44,6 +54,7 @@ def describe(proc: str, pid: int, is_own: Callable[[str], bool]) -> Described:
         proc: where procfs is mounted.
         pid: the process.
         is_own: tells of a cgroup path whether its last component names the container.
+        absolute: makes the kernel's paths those of the host, see `Hierarchies.absolute`.
 
     Raises:
         GoneError: there is no such process (any more), or it is in another cgroup.
@@ -53,7 +64,7 @@ def describe(proc: str, pid: int, is_own: Callable[[str], bool]) -> Described:
     process = Process(proc, pid)
     try:
         starttime = process.starttime()
-        cgroup = cut_paths(parse_cgroup_paths(process.read("cgroup")), is_own)
+        cgroup = cut_paths(absolute(parse_cgroup_paths(process.read("cgroup"))), is_own)
         if cgroup is None:
             raise GoneError(process.path, "the process is in another cgroup: the pid was used again")
         try:
@@ -87,14 +98,17 @@ def _cut(path: str, is_own: Callable[[str], bool]) -> str | None:
 
 
 def host_netns(proc: str) -> int | None:
-    """The inode of the host's network namespace: that of pid 1, or our own if pid 1 may not be looked at.
+    """The inode of the host's network namespace: that of pid 1, even where pid 1 may not be looked at.
 
     Returns:
-        None where the kernel lets us see neither.
+        None if it may not, and we are not in the same namespace.
     """
-    for process in ("1", "self"):
-        with contextlib.suppress(OSError):
-            return os.stat(f"{proc}/{process}/ns/net").st_ino
+    with contextlib.suppress(OSError):
+        return os.stat(f"{proc}/1/ns/net").st_ino
+    with contextlib.suppress(OSError):
+        # Each namespace has a file net/dev of its own, and to ask for its inode needs no privilege.
+        if os.path.samestat(os.stat(f"{proc}/self/net/dev"), os.stat(f"{proc}/1/net/dev")):
+            return os.stat(f"{proc}/self/ns/net").st_ino
     return None
 
 

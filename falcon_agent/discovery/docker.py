@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
-from falcon_agent.container import Container, LeftOut
-from falcon_agent.discovery.describe import describe, host_netns, is_alive
-from falcon_agent.discovery.engineanswers import parse_details, parse_event, parse_listing
-from falcon_agent.discovery.engineapi import EngineApi, NotFoundError
+from falcon_agent.container import Census, CgroupPaths, Container, Disk, LeftOut
+from falcon_agent.discovery.describe import as_written, describe, host_netns, is_alive
+from falcon_agent.discovery.engineanswers import (
+    count_states,
+    count_volumes,
+    parse_details,
+    parse_event,
+    parse_info,
+    parse_listing,
+)
+from falcon_agent.discovery.engineapi import EngineApi, NotFoundError, unix_path
 from falcon_agent.discovery.podlabels import is_sandbox, name_in_pod, pod_labels, pod_of, sandbox_of
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.errors import FalconAgentError, GoneError, ParseError, RuntimeUnavailableError
@@ -20,7 +29,8 @@ from falcon_agent.errors import FalconAgentError, GoneError, ParseError, Runtime
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from falcon_agent.discovery.engineanswers import Listed
+    from falcon_agent.discovery.describe import Absolute
+    from falcon_agent.discovery.engineanswers import Event, Listed
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +40,14 @@ MAX_DETAILS = 4 * 1024 * 1024
 _ID = re.compile(r"[0-9a-f]{64}")
 _LIST_QUERY = {"filters": '{"status": ["running", "paused"]}'}
 """Unasked, podman leaves paused containers out."""
-_EVENT_QUERY = {
-    "filters": '{"type": ["container", "network"], "event": ["start", "die", "died", "rename", "update", "pause",'
-    ' "unpause", "connect", "disconnect"]}'
-}
+_ACTIONS = ("start", "die", "died", "rename", "update", "pause", "unpause", "connect", "disconnect")
 """podman calls a container's end `died` when it is asked for and `die` when it tells."""
+_ACTIONS_OF_DOCKER = ("oom", "health_status")
+"""podman does not tell the first, and the second after every check, without the result."""
 _ENDED = frozenset({"die", "died"})
+_STOPPED = {"docker": ("created", "restarting", "removing", "dead"), "podman": ("created", "removing")}
+"""States, beside `exited`, that /info counts as stopped; podman refuses to hear of one that it does not
+know."""
 _PATIENCE = 2
 """Containers whose description may fail to come in one look. One stuck container must not hide the others,
 but when the daemon itself got stuck, waiting for each would take very long."""
@@ -64,12 +76,22 @@ class DockerRuntime:
         timeout: seconds that one answer may take.
         proc: where the procfs of the engine's PID namespace is mounted.
         name: which of them, `docker` or `podman`.
+        absolute: as for `describe`.
     """
 
-    def __init__(self, base_url: str, timeout: float, proc: str, name: str = "docker") -> None:
+    def __init__(
+        self,
+        base_url: str,
+        timeout: float,
+        proc: str,
+        name: str = "docker",
+        absolute: Absolute = as_written,
+    ) -> None:
         self.name = name
         self._api = EngineApi(base_url, timeout, name)
         self._proc = proc
+        self._absolute = absolute
+        self._local = unix_path(base_url) is not None
         self._closed = Flag()
         self._known: dict[str, _Known] = {}
 
@@ -116,7 +138,9 @@ class DockerRuntime:
         details = parse_details(self._api.get(f"/containers/{item.id}/json", limit=MAX_DETAILS))
         if details.pid == 0:
             raise GoneError(f"container {item.id[:12]}", "it does not run (any more)")
-        described = describe(self._proc, details.pid, lambda path: item.id in path.rpartition("/")[2])
+        described = describe(
+            self._proc, details.pid, lambda path: item.id in path.rpartition("/")[2], self._absolute
+        )
         container = Container(
             id=item.id,
             name=item.name,
@@ -129,6 +153,7 @@ class DockerRuntime:
             image=details.image,
             labels=details.labels,
             env=details.env,
+            restarts=details.restarts,
         )
         return _Known(container, details.network_mode)
 
@@ -150,12 +175,53 @@ class DockerRuntime:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _hear(self, notify: Callable[[Change], None]) -> None:
-        for line in self._api.lines("/events", _EVENT_QUERY):
+        actions = _ACTIONS + (_ACTIONS_OF_DOCKER if self.name == "docker" else ())
+        query = {"filters": json.dumps({"type": ["container", "network"], "event": actions})}
+        for line in self._api.lines("/events", query):
             if not line:  # the stream has begun
                 notify(Change())
                 continue
             event = parse_event(line)
-            notify(Change(event.id, ended=event.action in _ENDED))
+            oom = self._told_by(event) if event.action == "oom" else None
+            started = event.action == "start"
+            notify(Change(event.id, ended=event.action in _ENDED, started=started, oom=oom))
+
+    def _told_by(self, event: Event) -> Container:
+        """A container that may have been too short-lived to be described, as an event of it has it."""
+        labels = {key: text for key, text in event.attributes.items() if key not in {"name", "image"}}
+        pause = is_sandbox(labels)
+        return Container(
+            id=event.id,
+            name=name_in_pod(labels, pause=pause) or event.attributes.get("name", event.id),
+            runtime=self.name,
+            pid=0,
+            starttime=0,
+            cgroup=CgroupPaths({}, None),
+            pause=pause,
+            image=event.attributes.get("image", ""),
+            labels=labels,
+            pod=pod_of(labels),
+        )
+
+    def census(self) -> Census:
+        """What the engine has: three requests, none of which walks over layers or volumes.
+
+        A file system that hangs holds up the looks, as it does the engine; no cycle waits for it.
+        """
+        states = _STOPPED[self.name]
+        query = {"all": "1", "filters": json.dumps({"status": states})}
+        try:
+            info = parse_info(self._api.get("/info"))
+            found = count_states(self._api.get("/containers/json", query))
+            volumes = count_volumes(self._api.get("/volumes"))
+        except ParseError as error:
+            raise RuntimeUnavailableError(f"cannot use {self._api.url}: {error}") from None
+        counted = {state: found[state] for state in states}
+        # Asked one after the other, so the difference can come out below 0.
+        exited = max(info.stopped - sum(counted.values()), 0)
+        containers = {"running": info.running, "paused": info.paused, "exited": exited, **counted}
+        disk = _disk(self._proc, info.root) if self._local and info.root.startswith("/") else None
+        return Census(self.name, containers, info.images, volumes, disk)
 
     def alive(self, container: Container) -> bool:
         """Whether its first process still runs."""
@@ -182,10 +248,29 @@ def _complete(
         container,
         name=name_in_pod(labels, pause=container.pause) or item.name,
         paused=item.paused,
+        health=item.health,
         network_of=network_of,
         host_network=told_host or (host is not None and container.netns == host),
         labels=labels,
         pod=pod_of(labels),
+    )
+
+
+def _disk(proc: str, root: str) -> Disk | None:
+    """The file system of the engine's directory, or None where that is not to be seen from here.
+
+    Where the host's procfs is mounted elsewhere, its directories are not ours: pid 1 shows them, with
+    CAP_SYS_PTRACE.
+    """
+    try:
+        found = os.statvfs(root if proc == "/proc" else f"{proc}/1/root{root}")
+    except OSError:
+        return None
+    size = found.f_frsize
+    return Disk(
+        total_bytes=found.f_blocks * size,
+        used_bytes=(found.f_blocks - found.f_bfree) * size,
+        free_bytes=found.f_bavail * size,
     )
 
 

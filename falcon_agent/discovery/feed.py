@@ -6,14 +6,15 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from falcon_agent.container import LeftOut
+from falcon_agent.discovery.runtime import Countable
 from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
-    from falcon_agent.container import Container
+    from falcon_agent.container import Census, Container
     from falcon_agent.discovery.runtime import Change, Runtime
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,10 @@ _GONE_MAX = 100
 _BURST_SECONDS = 0.1
 """Containers tend to start together: so long the next look waits for the rest of them."""
 _FIRST_RETRY = 1.0
+_OOMS_MAX = 1000
+"""Containers with news of kills that are kept, should nobody ask for them."""
+_CENSUS_SECONDS = 10.0
+"""Looks may follow each other fast; so long the figures of an engine are good enough."""
 _JOIN_SECONDS = 1.0
 
 
@@ -67,6 +72,16 @@ class Feed:
         self._left_out: list[LeftOut] = []
         self._gone: deque[tuple[float, LeftOut]] = deque(maxlen=_GONE_MAX)
         self._ended_meanwhile: set[str] = set()
+        self._unlisted: dict[str, Container] = {}
+        """By id: heard of by a kill, before any look found them."""
+        self._over: deque[str] = deque(maxlen=_OOMS_MAX)
+        """Whose end was told and no start since: the news of a kill may come after that of the end it brought."""
+        self._ended: deque[Container] = deque(maxlen=_OOMS_MAX)
+        self._census: Census | None = None
+        self._census_at: float | None = None
+        self._census_wanted = False
+        self._census_late = False
+        """What the last look was about may have changed the figures, and they were not asked for again."""
         self._last_ok: float | None = None
         self._error = "not asked yet"
         self._wake = threading.Event()
@@ -116,6 +131,28 @@ class Feed:
                 self.refresh()
         return alive
 
+    def ended(self) -> list[Container]:
+        """Lives that ended since this was last asked, with kills (`Container.ooms`) heard of in them.
+
+        One that no look has seen has pid 0.
+        """
+        with self._lock:
+            ended = list(self._ended)
+            self._ended.clear()
+            return ended
+
+    def census(self) -> Census | None:
+        """What the runtime has, as of the last look; None while it does not answer or if it is no engine.
+
+        The first call makes the feed begin to ask for it.
+        """
+        with self._lock:
+            first, self._census_wanted = not self._census_wanted, True
+            census = None if self._error else self._census
+        if first:
+            self.refresh()
+        return census
+
     def left_out(self) -> list[LeftOut]:
         """What could not be described at the last look, and what went away lately."""
         since = time.monotonic() - GONE_SECONDS
@@ -140,7 +177,8 @@ class Feed:
         while not self._stopping.is_set():
             self._wake.clear()
             if self._look():
-                retry, pause = _FIRST_RETRY, self._resync
+                retry = _FIRST_RETRY
+                pause = min(self._resync, _CENSUS_SECONDS) if self._census_late else self._resync
             else:
                 pause = min(retry, self._resync)
                 retry *= 2
@@ -171,18 +209,53 @@ class Feed:
             return False
         with self._lock:
             # An event may have overtaken the answer: what ended while it was made is over.
-            now = {one.id: one for one in found.containers if one.id not in self._ended_meanwhile}
+            now = {
+                one.id: self._with_ooms(one)
+                for one in found.containers
+                if one.id not in self._ended_meanwhile
+            }
             before, self._containers = self._containers, now
             self._left_out = found.left_out
             self._last_ok = time.time()
             self._present = True
             recovered, self._error = self._error, ""
         for container in before.values():
-            if container.id not in now:
+            if container.id in now:
+                if now[container.id].key != container.key:
+                    self._end(container)
+            else:
                 self._remember_gone(container, f"{self._runtime.name} does not list it any more")
         if recovered and self._looked.is_set():
             log.info("%s answers again", self._runtime.name)
+        self._count()
         return True
+
+    def _with_ooms(self, found: Container) -> Container:
+        """A container that was found, with what was heard of this life of it."""
+        before = self._containers.get(found.id)
+        if before is None or before.key != found.key:
+            before = self._unlisted.pop(found.id, None)
+        return replace(found, ooms=before.ooms) if before is not None else found
+
+    def _count(self) -> None:
+        """Ask an engine for its figures, if anybody wants them and they are not new."""
+        if not self._census_wanted or not isinstance(self._runtime, Countable):
+            return
+        now = time.monotonic()
+        self._census_late = self._census_at is not None and now - self._census_at < _CENSUS_SECONDS
+        if self._census_late:
+            return
+        try:
+            census = self._runtime.census()
+        except RuntimeUnavailableError as error:
+            log.debug("no figures: %s", error)
+            census = None
+        except Exception:  # the thread must outlive a bug in one answer
+            log.exception("cannot count what %s has", self._runtime.name)
+            census = None
+        self._census_at = now
+        with self._lock:
+            self._census = census
 
     def _failed(self, error: str) -> None:
         with self._lock:
@@ -192,24 +265,66 @@ class Feed:
 
     def _notice(self, change: Change) -> None:
         """Called by the runtime's watch for every event."""
-        if change.ended:
+        if change.oom is not None:
+            self._hear_of_kill(change.oom)
+        elif change.ended:
             with self._lock:
                 self._ended_meanwhile.add(change.id)
                 container = self._containers.get(change.id)
+                unlisted = self._unlisted.pop(change.id, None)
+                self._over.append(change.id)
+            if unlisted is not None:
+                self._end(unlisted)
             if container is not None:
                 self._remove(container, f"{self._runtime.name} said that it ended")
         else:
+            if not change.id:
+                self._end_unlisted()
+            elif change.started:
+                self._begin(change.id)
             self.refresh()
+
+    def _begin(self, container: str) -> None:
+        with self._lock:
+            while container in self._over:
+                self._over.remove(container)
+
+    def _hear_of_kill(self, told: Container) -> None:
+        with self._lock:
+            listed = self._containers.get(told.id)
+            if told.id in self._over:
+                self._ended.append(replace(told, ooms=1))
+            elif listed is not None:
+                self._containers[told.id] = replace(listed, ooms=listed.ooms + 1)
+            elif told.id in self._unlisted or len(self._unlisted) < _OOMS_MAX:
+                before = self._unlisted.get(told.id, told)
+                self._unlisted[told.id] = replace(before, ooms=before.ooms + 1)
+
+    def _end_unlisted(self) -> None:
+        """The news of their end may have been missed, and those of other containers' start."""
+        with self._lock:
+            self._over.clear()
+            unlisted, self._unlisted = self._unlisted, {}
+        for container in unlisted.values():
+            self._end(container)
+
+    def _end(self, container: Container) -> None:
+        """A life is over: what was heard of it is kept for whoever asks."""
+        if container.ooms:
+            with self._lock:
+                self._ended.append(container)
 
     def _remove(self, container: Container, why: str) -> None:
         with self._lock:
             # Only this life of it: a look may have found the next one meanwhile.
-            if self._containers.get(container.id) != container:
+            known = self._containers.get(container.id)
+            if known is None or known.key != container.key:
                 return
             del self._containers[container.id]
-        self._remember_gone(container, why)
+        self._remember_gone(known, why)
 
     def _remember_gone(self, container: Container, why: str) -> None:
         gone = LeftOut(container.name, container.id, container.runtime, f"gone: {why}")
         with self._lock:
             self._gone.append((time.monotonic(), gone))
+        self._end(container)

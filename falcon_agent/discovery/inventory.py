@@ -13,7 +13,7 @@ from falcon_agent.discovery.feed import Feed, RuntimeState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from falcon_agent.container import Container
+    from falcon_agent.container import Census, Container
     from falcon_agent.discovery.filters import Filter
     from falcon_agent.discovery.sources import Source
     from falcon_agent.selfstat import SelfStat
@@ -139,6 +139,18 @@ class Inventory:
             )
             states.append(state)
         return states
+
+    def ended(self) -> list[Container]:
+        """Lives of measured containers that ended since this was last asked, with kills (`Container.ooms`) in them."""
+        ended = [container for _, feed in self._running() for container in feed.ended()]
+        return [
+            container for container in ended if not container.pause and self._filter.reason(container) is None
+        ]
+
+    def censuses(self) -> list[Census]:
+        """What the engines have that answer; nothing yet when this is asked for the first time."""
+        found = [feed.census() for _, feed in self._running()]
+        return [census for census in found if census is not None]
 
     # Which runtimes are there
 

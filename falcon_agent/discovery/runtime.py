@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from falcon_agent.container import Container, LeftOut
+    from falcon_agent.container import Census, Container, LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,16 @@ class Change:
     Attributes:
         id: the container it happened to, or empty if that is not known (events may have been missed).
         ended: the container is over: it need not be looked for any more.
+        started: a life of the container began; where this is not known, it is not told (and two changes that
+            differ in it only are equal).
+        oom: the kernel killed in it for want of memory, and this is the container as far as that news
+            describes it.
     """
 
     id: str = ""
     ended: bool = False
+    started: bool = field(default=False, compare=False)
+    oom: Container | None = None
 
 
 class Runtime(Protocol):
@@ -62,3 +68,15 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """End `watch` and whatever waits for an answer, at once; nothing can be asked afterwards."""
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """A runtime that also tells how much it has, running or not: an engine with a disk of its own."""
+
+    def census(self) -> Census:
+        """The figures of now; asked only from the thread of `find`.
+
+        Raises:
+            RuntimeUnavailableError: as `find`.
+        """

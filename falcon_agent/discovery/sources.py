@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from falcon_agent.discovery.cgroups import CgroupRuntime
+from falcon_agent.discovery.describe import as_written
 from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.discovery.engineapi import unix_path
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from falcon_agent.container import Container
+    from falcon_agent.discovery.describe import Absolute
     from falcon_agent.discovery.runtime import Runtime
 
 CRI_SOCKETS = (
@@ -57,6 +59,7 @@ class Places:
         cri: `unix:///path` of each runtime of Kubernetes; none means those of `CRI_SOCKETS` that exist.
         proc: where the host's procfs is mounted.
         cgroup: where its cgroup hierarchies are mounted.
+        absolute: as for `describe`.
     """
 
     docker: str
@@ -64,6 +67,7 @@ class Places:
     cri: Sequence[str]
     proc: str
     cgroup: str
+    absolute: Absolute = as_written
 
 
 def make_sources(names: Iterable[str], places: Places, timeout: float) -> list[Source]:
@@ -117,7 +121,7 @@ def _engine(
     timeout: float,
     is_there: Callable[[Iterable[Container]], bool] | None = None,
 ) -> Source:
-    return Source(name, partial(DockerRuntime, url, timeout, places.proc, name), is_there)
+    return Source(name, partial(DockerRuntime, url, timeout, places.proc, name, places.absolute), is_there)
 
 
 def _cri(places: Places, timeout: float, *, named: bool) -> list[Source]:
@@ -125,7 +129,7 @@ def _cri(places: Places, timeout: float, *, named: bool) -> list[Source]:
         # Imported late: a host without Kubernetes does without what it needs.
         from falcon_agent.discovery.cri import CriRuntime  # noqa: PLC0415
 
-        return CriRuntime(url, timeout, places.proc)
+        return CriRuntime(url, timeout, places.proc, places.absolute)
 
     def is_there(url: str, seen: Iterable[Container]) -> bool:
         # containerd is on every host with Docker too: it is asked only where the tree shows containers of its own.

@@ -44,6 +44,36 @@ class Sockstat6:
     udp6_inuse: int
 
 
+@dataclass(frozen=True, slots=True)
+class HostSockets:
+    """What the file says of the **whole host**, in whichever namespace it is read.
+
+    Attributes:
+        tcp_orphan: TCP sockets that no program holds, in a state other than TIME_WAIT.
+        tcp_alloc: TCP sockets that take up memory, those not yet connected and the orphans among them.
+        tcp_mem_pages: memory in the buffers of TCP sockets, in pages.
+    """
+
+    tcp_orphan: int
+    tcp_alloc: int
+    tcp_mem_pages: int
+
+
+def parse_host_sockets(content: bytes) -> HostSockets:
+    """The part of /proc/PID/net/sockstat that is about the host.
+
+    Raises:
+        ParseError: a line or a field is missing, or is no number.
+    """
+    source = "net/sockstat"
+    lines = _lines(content)
+    return HostSockets(
+        tcp_orphan=_field(lines, source, b"TCP", b"orphan"),
+        tcp_alloc=_field(lines, source, b"TCP", b"alloc"),
+        tcp_mem_pages=_field(lines, source, b"TCP", b"mem"),
+    )
+
+
 def parse_sockstat(content: bytes) -> Sockstat:
     """The content of /proc/PID/net/sockstat.
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 ROOT = Path("/sys/fs/cgroup")
 V2 = (ROOT / "cgroup.controllers").exists()
-CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory")
+# Not every kernel has cpuset.
+CONTROLLERS = tuple(one for one in ("cpu", "cpuacct", "cpuset", "memory") if V2 or (ROOT / one).exists())
 
 BUSY = "while True: sum(range(1000))"
 HOLD = "import signal; held = bytearray(b'a' * {size}); print('ready', flush=True); signal.pause()"
@@ -30,16 +31,22 @@ class LiveCgroup:
     """A cgroup `NAME/inner` in every hierarchy: the outer plays the pod, the inner the container."""
 
     def __init__(self, name: str) -> None:
-        self.tops = [ROOT / name] if V2 else [ROOT / controller / name for controller in CONTROLLERS]
+        # Controllers that are mounted together are links to one directory: once each, in order.
+        mounted = [ROOT] if V2 else [(ROOT / controller).resolve() for controller in CONTROLLERS]
+        if (ROOT / "unified").exists():
+            mounted.append(ROOT / "unified")
+        self.tops = [top / name for top in dict.fromkeys(mounted)]
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         for top in self.tops:
             (top / "inner").mkdir(parents=True)
         if V2:
+            has = set((ROOT / "cgroup.controllers").read_text().split())
+            wanted = " ".join(f"+{controller}" for controller in CONTROLLERS if controller in has)
             for directory in (ROOT, self.tops[0]):
-                (directory / "cgroup.subtree_control").write_text("+cpu +cpuset +memory")
-        else:
+                (directory / "cgroup.subtree_control").write_text(wanted)
+        elif "cpuset" in CONTROLLERS:
             for directory in (self._top("cpuset"), self._top("cpuset") / "inner"):
                 for name in ("cpuset.mems", "cpuset.cpus"):
                     (directory / name).write_text((ROOT / "cpuset" / name).read_text())
@@ -105,7 +112,7 @@ class LiveCgroup:
         return Cgroup(Hierarchies.find(), paths)
 
     def _top(self, controller: str) -> Path:
-        return self.tops[0] if V2 else self.tops[CONTROLLERS.index(controller)]
+        return self.tops[0] if V2 else (ROOT / controller).resolve() / self.tops[0].name
 
 
 def remove(directory: Path) -> None:

@@ -1,24 +1,24 @@
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+import re
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_agent.cgroupfs import Hierarchies
-from falcon_agent.cgroupfs.hierarchies import ControllerDir, Mount, parse_mountinfo
+from falcon_agent.cgroupfs.hierarchies import ControllerDir
+from falcon_agent.cgroupfs.mounts import Mount, parse_mountinfo
 from falcon_agent.container import CgroupPaths
 from falcon_agent.errors import GoneError, KernelFileError, ParseError
 from falcon_agent.kernelfile import recording
-from tests.cgroupfs.live import CONTROLLERS, ROOT, V2, remove
+from tests.cgroupfs.live import CONTROLLERS, ROOT, V2
 from tests.cgroupfs.trees import DOCKER, FIXTURES, POD, Tree
 
-REPOSITORY = Path(__file__).parent.parent.parent
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,10 @@ def test_ancestors_are_nearest_first_up_to_the_mount() -> None:
         # In a cgroup namespace of our own, what is above it is called "..".
         ("/..", "/../a", "/m/a"),
         ("/../..", "/../../x/a", "/m/x/a"),
-        ("/..", "/a", None),  # below our own cgroup, whose name we cannot know
-        ("/../..", "/../a", None),
+        ("/../..", "/x/a", "/m/x/a"),  # as the host names it
+        ("/../x", "/../x/a", "/m/a"),
+        ("/../x", "/../y/a", None),
+        ("/../..", "/../a", None),  # in the cgroup above our own, whose name is not known
         ("/", "/../a", None),
         ("/docker", "/dockerless/a", None),
         ("/docker", "/lxc/a", None),
@@ -120,8 +122,18 @@ def test_of_several_mounts_the_one_that_shows_most(tmp_path: Path) -> None:
 
 def test_the_usual_place_stands_for_a_tree_that_was_copied(tmp_path: Path) -> None:
     proc = mountinfo(tmp_path, "33 1 0:1 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct")
-    found = Hierarchies.find(proc, "/copy")
-    assert found.v1["cpuacct"].mountpoint == "/copy/cpu,cpuacct"
+    (tmp_path / "copy/cpu,cpuacct").mkdir(parents=True)
+    found = Hierarchies.find(proc, f"{tmp_path}/copy")
+    assert found.v1["cpuacct"].mountpoint == f"{tmp_path}/copy/cpu,cpuacct"
+
+
+def test_the_usual_place_does_not_stand_for_a_place_where_nothing_is(tmp_path: Path) -> None:
+    """As in a container to which the host's /sys was not mounted."""
+    proc = mountinfo(tmp_path, "33 1 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw")
+    with pytest.raises(
+        KernelFileError, match=r"no cgroup hierarchy is mounted there; mount the host's there"
+    ):
+        Hierarchies.find(proc, f"{tmp_path}/host/sys/fs/cgroup")
 
 
 def test_nothing_mounted_is_a_typed_error(tmp_path: Path) -> None:
@@ -133,7 +145,7 @@ def test_nothing_mounted_is_a_typed_error(tmp_path: Path) -> None:
 
 
 def test_no_mountinfo_is_a_typed_error(tmp_path: Path) -> None:
-    with pytest.raises(GoneError, match=r"cannot read .*/self/mountinfo"):
+    with pytest.raises(GoneError, match=r"cannot read .*/self/mountinfo: .*; mount the host's procfs there"):
         Hierarchies.find(str(tmp_path))
 
 
@@ -184,6 +196,103 @@ def test_a_shared_file_is_read_once_per_cycle_and_still_recorded(tmp_path: Path)
     assert hierarchies.read_shared(str(tmp_path / "absent")) == b"new\n"
 
 
+def test_a_hierarchy_that_is_mounted_twice_is_used_where_it_shows_most(tmp_path: Path) -> None:
+    proc = mountinfo(
+        tmp_path,
+        "30 1 0:1 / /cg/own rw - cgroup2 cgroup2 rw",
+        "31 1 0:1 /../x /cg/beside rw - cgroup2 cgroup2 rw",
+        "32 1 0:1 /../.. /cg/most rw - cgroup2 cgroup2 rw",
+        "33 1 0:1 /.. /cg/more rw - cgroup2 cgroup2 rw",
+    )
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    assert Hierarchies.find(proc, "/cg").v2 == Mount("/cg/most", "/../..", "v2")
+
+
+@pytest.mark.parametrize("options", ["rw,memory,name=x,xattr", "name=x,memory,rw", "memory,xattr,rw,name=x"])
+def test_the_order_of_options_does_not_matter(options: str, tmp_path: Path) -> None:
+    proc = mountinfo(tmp_path, f"30 1 0:1 / /cg/a rw - cgroup whatever {options}")
+    found = Hierarchies.find(proc, "/cg")
+    assert found.v1["memory"] == found.v1["name=x"] == Mount("/cg/a", "/", "v1", tuple(options.split(",")))
+
+
+def test_of_a_bind_mount_of_one_cgroup_what_is_below_is_seen(tmp_path: Path) -> None:
+    proc = mountinfo(tmp_path, "30 1 0:1 /docker /cg/memory rw - cgroup cgroup rw,memory")
+    found = Hierarchies.find(proc, "/cg")
+    inside = CgroupPaths({"memory": "/docker/a"}, None)
+    outside = CgroupPaths({"memory": "/lxc/a"}, None)
+    assert found.locate("memory", inside) == ControllerDir("v1", "/cg/memory/a", ("/cg/memory",))
+    assert found.locate("memory", outside) is None
+    assert "/cg/memory does not show its cgroup /lxc/a" in (found.reason("memory", outside) or "")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "paths", "expected"),
+    [
+        # v1 without the memory hierarchy mounted, though the kernel has it.
+        (
+            [Mount("/m", "/", "v1", ("cpu",))],
+            CgroupPaths({"memory": "/a"}, None),
+            "v1 hierarchy of memory is not",
+        ),
+        # The kernel has no memory controller at all.
+        (
+            [Mount("/m", "/", "v1", ("cpu",))],
+            CgroupPaths({"cpu": "/a"}, None),
+            "no cgroup hierarchy accounts for",
+        ),
+        ([Mount("/m", "/", "v2")], CgroupPaths({}, "/"), "it is in the root cgroup of /m"),
+        # Only our own cgroup is mounted.
+        (
+            [Mount("/m", "/", "v2")],
+            CgroupPaths({}, "/../a"),
+            "/m does not show its cgroup /../a, .* mount the host's",
+        ),
+        ([Mount("/m", "/", "v2")], CgroupPaths({}, "/a"), None),
+    ],
+)
+def test_the_reason_why_there_is_no_directory(
+    mounts: list[Mount], paths: CgroupPaths, expected: str | None
+) -> None:
+    hierarchies = Hierarchies(mounts)
+    reason = hierarchies.reason("memory", paths)
+    assert (reason is None) == (hierarchies.locate("memory", paths) is not None)
+    assert re.search(expected, reason) if reason and expected else reason == expected
+
+
+@pytest.mark.parametrize(("enabled", "expected"), [("cpu io\n", False), ("cpu memory\n", True)])
+def test_the_reason_of_a_controller_that_is_not_enabled(enabled: str, expected: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    (tmp_path / "pod/a").mkdir(parents=True)
+    (tmp_path / "pod/a/cgroup.controllers").write_text(enabled)
+    hierarchies = Hierarchies([Mount(str(tmp_path), "/", "v2")])
+    reason = hierarchies.reason("memory", CgroupPaths({}, "/pod/a"))
+    assert reason == (None if expected else f"memory is not enabled in {tmp_path}/pod/cgroup.subtree_control")
+
+
+def test_the_reason_of_a_container_without_a_cgroup_in_a_v1_hierarchy() -> None:
+    """As systemd-nspawn leaves it."""
+    hierarchies = Hierarchies([Mount("/m", "/", "v1", ("memory",)), Mount("/u", "/", "v2")])
+    reason = hierarchies.reason("memory", CgroupPaths({"name=systemd": "/a"}, "/a"))
+    assert reason == "it has no cgroup of its own in the v1 hierarchy of memory"
+
+
+def test_a_controller_that_is_not_mounted_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    tree = Tree.copy("v1-separate", tmp_path)
+    info = tmp_path / "v1-separate/proc/self/mountinfo"
+    kept = [line for line in info.read_text().splitlines() if not line.endswith((",memory", ",cpuacct"))]
+    info.write_text("".join(f"{line}\n" for line in kept))
+    without = Tree("v1-separate", tree.root).cgroup(DOCKER["v1-separate"])
+    assert (without.memory(), without.oom_kills(), without.cpu()) == (None, None, None)
+    assert without.cpu_quota() == tree.cgroup(DOCKER["v1-separate"]).cpu_quota()
+    assert without.cpuset() == tree.cgroup(DOCKER["v1-separate"]).cpuset()
+
+
+def test_the_place_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "cg").mkdir()
+    (tmp_path / "link").symlink_to("cg")
+    proc = mountinfo(tmp_path, f"30 1 0:1 / {tmp_path}/cg rw - cgroup2 cgroup2 rw")
+    assert Hierarchies.find(proc, f"{tmp_path}/link/").v2 == Mount(f"{tmp_path}/cg", "/", "v2")
+
+
 @pytest.mark.real
 def test_this_host() -> None:
     hierarchies = Hierarchies.find()
@@ -192,49 +301,4 @@ def test_this_host() -> None:
         at = hierarchies.locate(controller, paths)
         if at is None:
             raise AssertionError(f"{controller} is mounted")
-        assert os.path.dirname(at.path) == str(ROOT if V2 else ROOT / controller)
-
-
-IN_A_CGROUP_NAMESPACE = """
-import json, os, sys
-from falcon_agent.cgroupfs import Hierarchies, parse_cgroup_paths
-hierarchies = Hierarchies.find("/proc", sys.argv[1])
-found = []
-for directory in sys.argv[2:]:
-    with open(directory + "/cgroup.procs", "w") as procs:
-        procs.write("0")
-    with open("/proc/self/cgroup", "rb") as cgroup:
-        at = hierarchies.locate("memory", parse_cgroup_paths(cgroup.read()))
-    found.append(at and at.path)
-print(json.dumps(found))
-"""
-
-ENTER = """
-echo 0 >"$1/cgroup.procs"
-exec unshare -C -m sh -c 'mount --rbind /sys/fs/cgroup "$4" && exec "$@"' sh "$2" -c "$4" "$3" "$1/inner" "$5"
-"""
-
-
-@pytest.mark.real
-def test_from_inside_a_cgroup_namespace(tmp_path: Path) -> None:
-    """As an agent in a container sees it: its own cgroup is the root, and the host's tree is bind-mounted."""
-    top = ROOT if V2 else ROOT / "memory"
-    own = top / "falcon-agent-test-own"
-    sibling = top / "falcon-agent-test-sibling"
-    bound = tmp_path / "bound"
-    for directory in (bound, own / "inner", sibling):
-        directory.mkdir(parents=True)
-    try:
-        inside = subprocess.run(
-            ["sh", "-ec", ENTER, "sh", own, sys.executable, bound, IN_A_CGROUP_NAMESPACE, sibling],
-            check=True,
-            capture_output=True,
-            timeout=60,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )
-    finally:
-        for directory in (own / "inner", own, sibling):
-            remove(directory)
-    # /proc/self/cgroup said `/inner`, which is somewhere below the mount, but the kernel does not tell where;
-    # then `/../falcon-agent-test-sibling`, and the mount's root is `/..`.
-    assert json.loads(inside.stdout) == [None, str(bound / sibling.relative_to(ROOT))]
+        assert os.path.dirname(at.path) == str(ROOT if V2 else (ROOT / controller).resolve())

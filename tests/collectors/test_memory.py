@@ -132,7 +132,7 @@ def test_without_a_memory_account_nothing_is_invented(docker: tuple[Tree, Target
     of.cgroup = Cgroup(tree.hierarchies, CgroupPaths({}, None))
     collector = MemoryCollector(tree.proc)
     assert not cycle(collector, of)
-    assert reasons(collector, of)["memtotal"] == "the kernel keeps no memory account of this cgroup"
+    assert reasons(collector, of)["memtotal"] == "no cgroup hierarchy accounts for memory here"
 
 
 def test_a_total_that_is_not_known_or_zero_is_no_base(docker: tuple[Tree, Target]) -> None:

@@ -140,10 +140,18 @@ def rename(box: Netns, old: str, new: str) -> None:
     box.run("ip", "link", "set", old, "name", new)
 
 
+def renamable(host: str, container: Netns, name: str, peer: Netns | None = None) -> None:
+    """A veth pair that is down, as it has to be to get a new name before Linux 6.2."""
+    veth(host, container, name, peer)
+    container.run("ip", "link", "set", name, "down")
+    if peer is not None:
+        peer.run("ip", "link", "set", host, "down")
+
+
 @pytest.mark.real
 def test_a_renamed_interface_is_known_by_its_new_name_in_the_next_cycle(box: Netns) -> None:
     name = host_name()
-    veth(name, box, "eth0")
+    renamable(name, box, "eth0")
     collector = NetworkCollector(clock=Clock())
     with target(box) as of:
         assert set(collect(collector, of)[0]) == {("eth0",)}
@@ -157,7 +165,7 @@ def test_a_hosts_end_that_is_renamed_is_known_by_its_new_name_in_the_next_cycle(
     collector = NetworkCollector(veth_tag=True, clock=Clock())
     # Not on the machine: there the list of interfaces may change by itself, which would be enough.
     with netns() as home, target(box) as of:
-        veth("v0", box, "eth0", home)
+        renamable("v0", box, "eth0", home)
         assert set(home.inside(lambda: collect(collector, of))[0]) == {("eth0", "v0")}
         rename(home, "v0", "w0")
         assert set(home.inside(lambda: collect(collector, of))[0]) == {("eth0", "w0")}
@@ -166,8 +174,8 @@ def test_a_hosts_end_that_is_renamed_is_known_by_its_new_name_in_the_next_cycle(
 @pytest.mark.real
 def test_two_interfaces_that_swap_names_swap_their_counters(box: Netns) -> None:
     first, second = host_name(), host_name()
-    veth(first, box, "eth0")
-    veth(second, box, "eth1")
+    renamable(first, box, "eth0")
+    renamable(second, box, "eth1")
     collector = NetworkCollector(clock=Clock())
     with target(box) as of:
         collect(collector, of)
@@ -181,7 +189,7 @@ def test_two_interfaces_that_swap_names_swap_their_counters(box: Netns) -> None:
 @pytest.mark.real
 def test_a_renamed_interface_is_known_in_the_end_without_the_privilege(box: Netns) -> None:
     clock = Clock()
-    veth(host_name(), box, "eth0")
+    renamable(host_name(), box, "eth0")
     collector = NetworkCollector(clock=clock)
 
     def look() -> None:
@@ -262,7 +270,7 @@ def test_an_interface_made_where_no_veth_leads_is_seen_at_once(box: Netns) -> No
 @pytest.mark.real
 def test_a_container_that_floods_events_delays_nobody(box: Netns, other: Netns) -> None:
     veth(host_name(), box, "eth0")
-    veth(host_name(), other, "eth0")
+    renamable(host_name(), other, "eth0")
     flood = "".join(f"link set lo mtu {1500 + n % 2}\n" for n in range(2000))
     collector = NetworkCollector(clock=Clock())
     with target(box, "a") as a, target(other, "b") as b:
@@ -275,7 +283,7 @@ def test_a_container_that_floods_events_delays_nobody(box: Netns, other: Netns) 
 @pytest.mark.real
 def test_when_events_can_no_more_be_read_age_decides_again(box: Netns) -> None:
     clock = Clock()
-    veth(host_name(), box, "eth0")
+    renamable(host_name(), box, "eth0")
     collector = NetworkCollector(clock=clock)
     with target(box) as of:
         collect(collector, of)
@@ -300,7 +308,7 @@ def test_the_map_is_only_made_when_something_changed(box: Netns, monkeypatch: py
 
     monkeypatch.setattr(vethmap, "links", counted)
     clock = Clock()
-    veth(host_name(), box, "eth0")
+    renamable(host_name(), box, "eth0")
     collector = NetworkCollector(clock=clock)
     with target(box) as of:
         for _ in range(5):

@@ -317,7 +317,7 @@ def test_a_container_that_fills_net_igmp_is_mapped_all_the_same(box: Netns) -> N
         groups = 0
         while len(box.read("net/igmp")) <= 1024 * 1024:
             member = stack.enter_context(box.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
-            for _ in range(1000):
+            for _ in range(400):  # more need a larger net.core.optmem_max than kernels had before 6.7
                 groups += 1
                 group = bytes((239, groups >> 16 & 255, groups >> 8 & 255, groups & 255))
                 request = group + bytes(4) + index.to_bytes(4, "little")

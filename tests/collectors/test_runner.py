@@ -13,7 +13,7 @@ import pytest
 from falcon_agent.cgroupfs import Hierarchies
 from falcon_agent.collectors.runner import Naming, Runner, namespace_owners
 from falcon_agent.container import CgroupPaths, Container, Pod, Template
-from falcon_agent.errors import GoneError, KernelFileError
+from falcon_agent.errors import FalconAgentError, GoneError, KernelFileError
 from falcon_agent.metric import Metric, Record
 from falcon_agent.procfs.process import Process
 from falcon_agent.selfstat import SelfStat
@@ -271,3 +271,22 @@ def test_the_sandbox_of_a_pod_in_the_hosts_network_says_nothing() -> None:
     sandbox = container("sandbox", pod=Pod("proxy", "kube-system"), pause=True, host_network=True)
     made = runner(Scripted("c", one(GAUGE, 1)), Scripted("n", one(GAUGE, 1), "netns"))
     assert made.cycle([sandbox], NOW) == []
+
+
+def test_what_is_left_to_say_of_a_container_that_ended(caplog: pytest.LogCaptureFixture) -> None:
+    class Obituaries(Scripted):
+        def ended(self) -> Iterable[tuple[Container, Sample]]:
+            if self.name == "faulty":
+                raise FalconAgentError("cannot tell")
+            yield dataclasses.replace(container("late"), pid=0), (GAUGE, 2, ())
+
+    stat = SelfStat()
+    faulty, sound = Obituaries("faulty", one(GAUGE, 1)), Obituaries("a", one(COUNTER, 1))
+    records = runner(faulty, sound, stat=stat).cycle([container("web")], NOW)
+    assert [(record.metric, record.value, record.tags) for record in records] == [
+        ("container.test.gauge", 1, "name=web"),
+        ("container.test.counter", 1, "name=web"),
+        ("container.test.gauge", 2, "name=late"),
+    ]
+    assert stat.reasons("collect.failed") == {"faulty": 1}
+    assert "cannot tell" in caplog.text

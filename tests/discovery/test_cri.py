@@ -200,6 +200,7 @@ def test_a_container_started_again_in_a_living_pod(containerd: Containerd, runti
         assert told == [Change(), Change(first, ended=True), Change(second)]
         assert set(after) == {sandbox, second}
         assert after[second].name == before[first].name == "app"
+        assert (before[first].restarts, after[second].restarts) == (0, 1)
         assert after[second].netns == before[first].netns
         assert after[sandbox] == before[sandbox]
 

@@ -103,7 +103,7 @@ def test_containers(container: str, name: str, labels: dict[str, str]) -> None:
     )
     answer = cri.ListContainersResponse(containers=[item, cri.Container()])
     assert parse_containers(answer.SerializeToString()) == [
-        Listed(container, "s", name, "busybox:1", labels),
+        Listed(container, "s", name, "busybox:1", labels, attempt=3),
         Listed("", "", "", "", {}),
     ]
 

@@ -43,7 +43,7 @@ def test_what_is_known_of_a_container(docker_engine: Engine, runtime: DockerRunt
         assert (one.name, one.runtime, one.pid, one.image) == ("known.of_it-1", "docker", pid, BUSYBOX)
         assert (one.labels, one.env) == ({"app": "shop"}, {"MODE": "a=b"})
         assert one.netns == os.stat(f"/proc/{pid}/ns/net").st_ino
-        assert one.cgroup.path("memory") == f"/{docker_engine.name}/docker/{container}"
+        assert one.cgroup.path("memory") == docker_engine.cgroup(container)
         assert (one.network_of, one.host_network, one.pause, one.pod) == (container, False, False, None)
 
 

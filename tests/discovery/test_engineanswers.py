@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from falcon_agent.discovery.engineanswers import (
     Details,
     Event,
+    Info,
     Listed,
+    count_states,
+    count_volumes,
     parse_details,
     parse_event,
+    parse_info,
     parse_listing,
 )
 from falcon_agent.errors import ParseError
@@ -36,7 +40,19 @@ CHANGING = "ee45d4ecd94d22a22ba3eac908fc6dca5409075dcc496fa18385e9b08609a157"
 PODMAN_WEB = "dbdf146ad9371a88b129a867e734ee51a949e0f74c00507f1f854fc439103b45"
 PODMAN_SIDE = "7070098336a2fbd9335080df8d2faf0d06a65aa0ca618f95bb1a6f7313822511"
 
-PARSERS: list[Callable[[bytes], Any]] = [parse_listing, parse_details, parse_event]
+INFO = (
+    b'{"Containers": 7, "ContainersRunning": 2, "ContainersPaused": 1, "ContainersStopped": 4, "Images": 1,'
+    b' "DockerRootDir": "/var/lib/docker", "Name": "host"}'
+)
+
+PARSERS: list[Callable[[bytes], Any]] = [
+    parse_listing,
+    parse_details,
+    parse_event,
+    parse_info,
+    count_states,
+    count_volumes,
+]
 
 
 def test_listing() -> None:
@@ -68,6 +84,70 @@ def test_paused(state: object) -> None:
     assert listed.paused is (state == "paused")
 
 
+@pytest.mark.parametrize(
+    ("fields", "health"),
+    [
+        # As Docker 20.10 wrote them.
+        ({"Status": "Up Less than a second (health: starting)"}, "starting"),
+        ({"Status": "Up 8 seconds (healthy)"}, "healthy"),
+        ({"Status": "Up 8 seconds (unhealthy)"}, "unhealthy"),
+        ({"Status": "Up 8 seconds"}, ""),
+        ({"Status": "Up 8 seconds (Paused)"}, ""),
+        ({"Status": "Exited (137) 9 seconds ago"}, ""),
+        ({"Status": "unhealthy"}, ""),
+        ({}, ""),
+        # API 1.52
+        ({"Status": "Up 8 seconds (healthy)", "Health": {"Status": "unhealthy", "FailingStreak": 3}}, "unhealthy"),
+        ({"Status": "Up 8 seconds", "Health": {"Status": "none", "FailingStreak": 0}}, ""),
+        ({"Status": "Up 8 seconds", "Health": {}}, ""),
+        ({"Status": "Up 8 seconds (healthy)", "Health": None}, "healthy"),
+    ],
+)  # fmt: skip
+def test_health(fields: dict[str, object], health: str) -> None:
+    (listed,) = parse_listing(json.dumps([{"Id": "1", **fields}]).encode())
+    assert listed.health == health
+
+
+@pytest.mark.parametrize(
+    ("content", "restarts"),
+    [(b"", None), (b', "RestartCount": 0', 0), (b', "RestartCount": 7', 7)],
+    ids=["not told", "0", "7"],
+)
+def test_restarts(content: bytes, restarts: int | None) -> None:
+    assert parse_details(b'{"State": {"Pid": 1}, "Config": {}%s}' % content).restarts == restarts
+
+
+@pytest.mark.parametrize("number", [b"-1", b'"1"', b"true", b"null", b"1.5"])
+def test_restarts_that_are_no_number(number: bytes) -> None:
+    with pytest.raises(ParseError, match="RestartCount"):
+        parse_details(b'{"State": {"Pid": 1}, "Config": {}, "RestartCount": %s}' % number)
+
+
+def test_info() -> None:
+    assert parse_info(INFO) == Info(2, 1, 4, 1, "/var/lib/docker")
+    assert parse_info(INFO.replace(b"DockerRootDir", b"Other")).root == ""
+
+
+@pytest.mark.parametrize("key", [b"ContainersRunning", b"ContainersPaused", b"ContainersStopped", b"Images"])
+def test_info_without_a_number(key: bytes) -> None:
+    with pytest.raises(ParseError, match=key.decode()):
+        parse_info(INFO.replace(key, b"Other"))
+
+
+def test_states_and_volumes_are_counted() -> None:
+    states = b'[{"State": "created"}, {"State": "dead"}, {"State": "created"}]'
+    assert count_states(states) == {"created": 2, "dead": 1}
+    assert count_states(b"[]") == {}
+    assert count_volumes(b'{"Volumes": [{"Name": "a"}, {"Name": "b"}], "Warnings": null}') == 2
+    assert count_volumes(b'{"Volumes": null, "Warnings": null}') == 0
+
+
+def test_what_an_event_says_of_its_container() -> None:
+    started = parse_event(next(line for line in CHANGES if b'"Action":"start"' in line))
+    assert started.attributes["name"] == "web"
+    assert started.attributes["container"] == "of another one"
+
+
 def test_the_name_of_a_link_is_not_the_containers_own() -> None:
     assert parse_listing(b'[{"Id": "1", "Names": ["/shop/db", "/db"]}]') == [Listed("1", "db", "")]
 
@@ -81,7 +161,8 @@ def test_details() -> None:
     details = parse_details(DETAILS)
     pid = json.loads(DETAILS)["State"]["Pid"]
     labels = {"com.example.app": "shop", 'odd,"label"': "a=b, c\n🙂"}
-    assert details == Details(pid, "falcon-test/busybox", "default", labels, {"MODE": "a=b", "EMPTY": ""})
+    env = {"MODE": "a=b", "EMPTY": ""}
+    assert details == Details(pid, "falcon-test/busybox", "default", labels, env, restarts=0)
 
 
 def test_details_of_a_container_that_shares_a_network() -> None:

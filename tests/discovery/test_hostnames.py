@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -141,21 +142,23 @@ def test_docker_containers_without_docker(docker_engine: Engine) -> None:
     def told() -> dict[str, str]:
         return {one.id: one.name for one in runtime.find().containers}
 
+    # Containers of others may be called web.
+    shared = f"web-{secrets.token_hex(4)}"
     with (
-        docker_engine.container("--hostname", "web") as web,
-        docker_engine.container("--hostname", "web") as second,
+        docker_engine.container("--hostname", shared) as web,
+        docker_engine.container("--hostname", shared) as second,
         docker_engine.container() as plain,
         docker_engine.container("--network", f"container:{plain}") as sharing,
         docker_engine.container("--uts", "host") as host,
-        docker_engine.container("--hostname", "shop", "--cap-add", "SYS_ADMIN") as renamed,
+        docker_engine.container("--hostname", f"shop-{shared}", "--cap-add", "SYS_ADMIN") as renamed,
     ):
         expected = {
-            web: "web",
-            second: f"web-{second[:12]}",
+            web: shared,
+            second: f"{shared}-{second[:12]}",
             plain: plain[:12],
             sharing: sharing[:12],
             host: host[:12],
-            renamed: "shop",
+            renamed: f"shop-{shared}",
         }
         wait_until(lambda: expected.items() <= told().items(), "all are named")
         # What it calls itself later changes nothing, nor that the first one ends.
