@@ -63,7 +63,9 @@ class NetworkCollector:
     One request per cycle gives the counters of all interfaces of the host. Whose they are is known exactly:
     of a veth the kernel says in which namespace its other end is, and its index there; an index alone is
     found in every namespace. What has no veth here (macvlan, ipvlan, sr-iov) is read from the container's
-    own net/dev.
+    own net/dev. It costs about 0.01 ms of CPU for each container whose interfaces are mapped, and 0.05 ms more for one
+    that has others. With CAP_NET_BROADCAST a change of interfaces shows in the next cycle, without it after 1 to 10
+    minutes.
 
     Args:
         proc: where /proc is mounted.
