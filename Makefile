@@ -6,10 +6,10 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test chaos lint check docs lock clean
+.PHONY: help setup demo test test-v2 chaos lint check docs lock clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## .venv and the Debian packages that the tests and the demo need (idempotent)
 	@./setup.sh
@@ -19,6 +19,9 @@ demo: setup ## show the main job: find containers, measure, push
 
 test: setup ## every test, with a real Docker engine that is started privately and stopped
 	@$(BIN)/python -m pytest
+
+test-v2: setup ## the real tests on cgroup v2 and on v1 under systemd, with Docker, in a guest booted for them
+	@$(BIN)/python -m tests.guest
 
 MINUTES ?= 10
 SEED ?= 1
@@ -43,5 +46,5 @@ lock: setup ## renew the lock files from pyproject.toml
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --extra dev -c requirements.lock \
 	  pyproject.toml -o requirements-dev.lock
 
-clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, the guest of test-v2 and caches
+	rm -rf $(VENV) .guest .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

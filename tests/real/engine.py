@@ -27,6 +27,8 @@ _PROGRAMS = ("dockerd", "docker", "containerd", "runc", "ip", "nsenter", "iptabl
 _START_SECONDS = 60.0
 _COMMAND_SECONDS = 120.0
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+_SYSTEMD = Path("/run/systemd/system").is_dir()
+"""Whether systemd runs this machine (sd_booted(3)), and is asked for the containers' cgroups."""
 
 
 class EngineError(RuntimeError):
@@ -38,10 +40,11 @@ class Engine:
 
     A second dockerd in one network namespace would delete the bridge of the first, so it is never started in
     the namespace of the caller. The host's side of each veth pair is therefore in `netns` too: run what is to
-    see it by `nsenter_argv`. Containers are at `/NAME/docker/ID` below the cgroup mounts.
+    see it by `nsenter_argv`. The engine uses the cgroup driver that is usual on the machine: systemd's where systemd
+    runs it, else cgroupfs.
 
     Attributes:
-        name: unique; of the network namespace, and of the parent cgroup.
+        name: unique; of the network namespace, and with cgroupfs of the parent cgroup.
         directory: everything the engine writes.
         socket: path of its API socket.
         netns: path of its network namespace.
@@ -103,14 +106,10 @@ class Engine:
             self._daemon = subprocess.Popen(
                 self.nsenter_argv(
                     "dockerd",
-                    *(
-                        "--data-root",
-                        str(self.directory / "data"),
-                        "--exec-root",
-                        str(self.directory / "exec"),
-                    ),
+                    *("--data-root", str(self.directory / "data")),
+                    *("--exec-root", str(self.directory / "exec")),
                     *("--host", self.url, "--pidfile", str(self.directory / "pid")),
-                    *("--cgroup-parent", f"/{self.name}/docker", "--log-level", "warn"),
+                    *("--log-level", "warn", *self._cgroup_options()),
                     *self._daemon_args,
                 ),
                 stdin=subprocess.DEVNULL,
@@ -119,6 +118,11 @@ class Engine:
                 start_new_session=True,
             )
         wait_until(self._answers, "the private dockerd answers", _START_SECONDS)
+
+    def _cgroup_options(self) -> tuple[str, ...]:
+        if _SYSTEMD:
+            return "--exec-opt", "native.cgroupdriver=systemd"
+        return "--cgroup-parent", f"/{self.name}/docker"
 
     def _answers(self) -> bool:
         if self._daemon is None or self._daemon.poll() is not None:
@@ -182,7 +186,7 @@ class Engine:
     def _end_processes(self) -> None:
         """End containerd, its shims, and what still runs in the containers.
 
-        The former name this engine's directory in their command lines, the latter are in its cgroup.
+        The former name this engine's directory in their command lines, the latter are in its containers' cgroups.
         """
         deadline = time.monotonic() + 20
         while (pids := self._processes()) and time.monotonic() < deadline:
@@ -193,6 +197,7 @@ class Engine:
 
     def _processes(self) -> list[int]:
         found = []
+        containers = [self.cgroup(one.name) for one in (self.directory / "data/containers").glob("*")]
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
@@ -200,7 +205,8 @@ class Engine:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 ours = Path(os.fsdecode(words[0])).name.startswith(("containerd", "dockerd", "docker-proxy"))
                 named = any(word.startswith(os.fsencode(self.directory) + b"/") for word in words)
-                inside = f"/{self.name}/docker/" in (entry / "cgroup").read_text()
+                paths = (entry / "cgroup").read_text()
+                inside = any(container in paths for container in containers)
             except OSError:
                 continue  # it ended while we looked
             # A zombie has no command line; only its parent can end it.
@@ -283,6 +289,12 @@ class Engine:
         """The decoded answer of `docker inspect`."""
         return json.loads(self.cli("inspect", container))[0]
 
+    def cgroup(self, container: str) -> str:
+        """The cgroup of a container that was given no parent, below the cgroup mounts; by its full id."""
+        if _SYSTEMD:
+            return f"/system.slice/docker-{container}.scope"
+        return f"/{self.name}/docker/{container}"
+
     def pid(self, container: str) -> int:
         """The container's first process, as the host numbers it."""
         return int(self.inspect(container)["State"]["Pid"])
@@ -295,7 +307,7 @@ class Engine:
         return ["nsenter", f"--net={self.netns}", *argv]
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait for something that happens by itself.
 
     Raises:
