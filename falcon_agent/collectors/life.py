@@ -85,9 +85,10 @@ class LifeCollector:
     The kernel's count of kills goes with the container's cgroup. So when a life ends, the kills in it that no
     cycle has read are those of which Docker told (its event `oom`): they are reported under the container's
     name in the next cycle, together with those of its next life, or, if it did not come back, alone. Nothing
-    is told of kills that ended a container while Docker was not heard, nor by podman and Kubernetes. Under
-    cgroup v1 Docker itself misses some that end a container, and also tells of a want of memory in a parent
-    cgroup, whoever in it was killed. The first cycle has nothing to compare with.
+    is told of kills that ended a container while Docker was not heard, nor by podman and Kubernetes. Docker 20.10
+    itself misses some that end a container under cgroup v1, and most under v2: then only exit code 137 tells.
+    Under v1 it also tells of a want of memory in a parent cgroup, whoever in it was killed. The first cycle has
+    nothing to compare with.
 
     Docker tells of health with its list; podman does not.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 AGENT = str(Path(sys.executable).with_name("falcon-agent"))
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def environment(**settings: str) -> dict[str, str]:
