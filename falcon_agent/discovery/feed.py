@@ -14,6 +14,8 @@ from falcon_agent.discovery.runtime import Countable
 from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from falcon_agent.container import Census, Container
     from falcon_agent.discovery.runtime import Change, Runtime
 
@@ -116,10 +118,10 @@ class Feed:
             if thread.ident is not None:
                 thread.join(_JOIN_SECONDS)
 
-    def containers(self) -> list[Container]:
-        """Those whose first process runs at this moment; asks only the kernel."""
+    def containers(self, besides: Collection[str] = ()) -> list[Container]:
+        """Those whose first process runs at this moment, less those with these ids; asks only the kernel."""
         with self._lock:
-            known = list(self._containers.values())
+            known = [one for one in self._containers.values() if one.id not in besides]
         alive = []
         for container in known:
             if self._runtime.alive(container):

@@ -195,7 +195,9 @@ class Inventory:
         processes = {(container.pid, container.starttime) for container in told.values()}
         held: list[LeftOut] = []
         seen: dict[str, float] = {}
-        for container in [one for source, feed in feeds if source.is_tree for one in feed.containers()]:
+        # The tree shows them all again: one look at each process is enough.
+        shown = [one for source, feed in feeds if source.is_tree for one in feed.containers(told.keys())]
+        for container in shown:
             if container.id in told or (container.pid, container.starttime) in processes:
                 continue
             seen[container.key] = self._first_seen.get(container.key, time.monotonic())
