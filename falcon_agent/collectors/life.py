@@ -70,10 +70,12 @@ class _Reading:
     Attributes:
         kills: its cgroup's counter, or None where the kernel has none.
         ooms: events heard by then; the counter has them.
+        ahead: kills that the counter had, and of which no event was heard yet.
     """
 
     kills: int | None
     ooms: int
+    ahead: int = 0
 
 
 class LifeCollector:
@@ -121,7 +123,7 @@ class LifeCollector:
         owed: dict[_Series, tuple[Container, int]] = {}
         for container in self._heard():
             reading = self._readings.get(container.key)
-            kills = container.ooms - (reading.ooms if reading is not None else 0)
+            kills = container.ooms - (reading.ooms + reading.ahead if reading is not None else 0)
             if kills > 0:
                 before = owed.get(_series(container))
                 owed[_series(container)] = (container, kills + (before[1] if before is not None else 0))
@@ -138,8 +140,9 @@ class LifeCollector:
             return
         container = target.container
         kills = target.cgroup.oom_kills()
+        ahead = self._ahead(container, kills)
         oom = self._ooms(container, kills)
-        self._readings[container.key] = _Reading(kills, container.ooms)
+        self._readings[container.key] = _Reading(kills, container.ooms, ahead)
         yield UPTIME, round(max(self._now - container.starttime / _TICKS, 0.0), 2), ()
         if container.restarts is not None:
             yield RESTARTS, container.restarts, ()
@@ -147,6 +150,20 @@ class LifeCollector:
             yield HEALTH, _HEALTH[container.health], ()
         if oom is not None:
             yield OOM, oom, ()
+
+    def _ahead(self, container: Container, kills: int | None) -> int:
+        """By how many kills the counter is ahead of the events: theirs are on their way, and no news."""
+        before = self._readings.get(container.key)
+        if kills is None or (before is not None and before.kills is None):
+            return 0
+        if before is None:
+            return max(kills - container.ooms, 0) if self._is_new(container) else 0
+        counted = max(kills - (before.kills or 0), 0)
+        return max(before.ahead + counted - (container.ooms - before.ooms), 0)
+
+    def _is_new(self, container: Container) -> bool:
+        """Whether this life has begun since the last cycle."""
+        return self._last is not None and container.starttime / _TICKS >= self._last - _LATE_SECONDS
 
     def _ooms(self, container: Container, kills: int | None) -> int | None:
         """Kills since the last cycle, in this life and in those before it, or None if nothing is known."""
@@ -156,9 +173,7 @@ class LifeCollector:
         before = self._readings.get(container.key)
         if before is None:
             # What was counted before anybody looked is no news; a life that has just begun brings only news.
-            started = container.starttime / _TICKS
-            new = self._last is not None and started >= self._last - _LATE_SECONDS
-            return kills + (owed or 0) if new else owed
+            return kills + (owed or 0) if self._is_new(container) else owed
         if before.kills is None:
             return owed
         return max(kills - before.kills, 0) + (owed or 0)

@@ -195,6 +195,26 @@ def test_news_without_a_kill_are_settled_by_the_kernels_counter(life: Life) -> N
     assert life.alone() == []
 
 
+def test_an_event_that_comes_after_the_reading_is_no_second_kill(life: Life) -> None:
+    life.cycle()
+    life.kills(1)
+    assert life.oom() == 1, "the kernel's counter was read before Docker told"
+    life.heard = [replace(life.target.container, ooms=1)]
+    life.cycle(runs=False)
+    assert life.alone() == []
+
+
+def test_an_event_that_comes_late_is_waited_for(life: Life) -> None:
+    life.cycle()
+    life.kills(2)
+    assert life.oom() == 2
+    life.change(ooms=1)
+    assert life.oom() == 0
+    life.heard = [replace(life.target.container, ooms=3)]
+    life.cycle(runs=False)
+    assert life.alone() == [("c", 1)], "of the last two the first was read already"
+
+
 def test_a_name_is_one_in_its_pod(life: Life) -> None:
     life.cycle()
     of_pod = replace(life.target.container, pod=Pod("p", "ns", "uid"), ooms=1)
@@ -393,25 +413,32 @@ def test_a_container_that_is_killed_as_a_whole(docker_engine: Engine, name: str)
         cycles.until(lambda: OOM.name in cycles.last.get(name, {}), "it was compared")
         assert cycles.ooms[name] == 0
         docker_engine.exec(container, "touch", "/tmp/go")
+        lives = 1
         while docker_engine.cli("wait", container) and not told(docker_engine, name):
             docker_engine.cli("start", container)
-        cycles.until(lambda: cycles.ooms[name] == told(docker_engine, name), "the kill is reported")
+            lives += 1
+        # A cycle may have read a kill of which Docker does not tell; no kill is reported twice.
+        cycles.until(lambda: cycles.ooms[name] >= told(docker_engine, name), "the kill is reported")
         for _ in range(3):
             cycles.cycle()
-        assert (cycles.ooms[name], cycles.last) == (told(docker_engine, name), {})
+        assert 1 <= cycles.ooms[name] <= lives
+        assert cycles.last == {}
 
 
 @pytest.mark.real
 def test_a_container_that_is_killed_before_it_was_seen(docker_engine: Engine, name: str) -> None:
     run = ("docker", "--host", docker_engine.url, "run", "--rm", "--name", name, *SMALL, BUSYBOX)
     with Cycles(docker_engine, name) as cycles:
+        lives = 0
         while not told(docker_engine, name):
             with pytest.raises(EngineError, match="exit 137"):
                 call([*run, "sh", "-c", f"exec {EAT}"])
-        cycles.until(lambda: cycles.ooms[name] == told(docker_engine, name), "the kill is reported")
+            lives += 1
+        cycles.until(lambda: cycles.ooms[name] >= told(docker_engine, name), "the kill is reported")
         for _ in range(3):
             cycles.cycle()
-        assert (cycles.ooms[name], cycles.last) == (told(docker_engine, name), {})
+        assert 1 <= cycles.ooms[name] <= lives
+        assert cycles.last == {}
 
 
 @pytest.mark.real
@@ -428,15 +455,17 @@ def test_a_container_that_is_killed_and_started_again(docker_engine: Engine, nam
         docker_engine.container(*options, command=("sh", "-c", script)) as container,
     ):
         cycles.until(lambda: cycles.last.get(name, {}).get(RESTARTS.name) == kills, "its last life is known")
-        cycles.until(lambda: cycles.ooms[name] == told(docker_engine, name), "all kills are reported")
+        # A cycle may have read a kill of which Docker does not tell.
+        cycles.until(lambda: cycles.ooms[name] >= told(docker_engine, name), "all kills are reported")
         for _ in range(3):
             cycles.cycle()
-        assert 0 < cycles.ooms[name] == told(docker_engine, name) <= kills
+        assert 0 < told(docker_engine, name) <= cycles.ooms[name] <= kills
         assert docker_engine.inspect(container)["RestartCount"] == kills
         assert counted(docker_engine, container) == 0
         docker_engine.cli("restart", "--time", "0", container)
+        reported = cycles.ooms[name]
         cycles.until(lambda: cycles.last.get(name, {}).get(RESTARTS.name) == 0, "Docker counts from 0 again")
-        assert cycles.ooms[name] == told(docker_engine, name)
+        assert cycles.ooms[name] == reported
 
 
 @pytest.mark.real
