@@ -5,6 +5,11 @@ A message begins with "cannot ..." and says what could not be done, where, and w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class FalconAgentError(Exception):
     """Base of all errors that are expected; a command prints it without a traceback."""
@@ -50,3 +55,17 @@ class RuntimeAbsentError(RuntimeUnavailableError):
 
 class TransferError(FalconAgentError):
     """A transfer did not take a push: unreachable, hanging, or answering something else than the contract says."""
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """`error` and every exception that it wraps, in whatever way the libraries do it; each once."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if any(cause is other for other in seen):
+            continue
+        seen.append(cause)
+        yield cause
+        wrapped = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+        waiting += [inner for inner in wrapped if isinstance(inner, BaseException)]

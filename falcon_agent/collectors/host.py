@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from falcon_agent.kernelfile import read_optional, read_to_eof
 from falcon_agent.metric import Metric, Source
 from falcon_agent.netlink.rtnetlink import links
+from falcon_agent.procfs.reader import in_host_network
 from falcon_agent.procfs.sockstat import parse_host_sockets
 from falcon_agent.procfs.sysctl import parse_number, parse_numbers
 
@@ -151,7 +151,8 @@ class HostCollector:
             KernelFileError, ParseError: a file could not be read, or has not the documented form.
         """
         yield from self._tcp()
-        if self._in_host_network():
+        # What /proc/sys/net and netlink show is the reader's own namespace.
+        if in_host_network(self._proc):
             yield from self._conntrack()
             yield VETH_COUNT, sum(link.kind == "veth" for link in links()), ()
 
@@ -178,21 +179,6 @@ class HostCollector:
         yield CONNTRACK_COUNT, count, ()
         yield CONNTRACK_MAX, most, ()
         yield from _percent(CONNTRACK_USED_PERCENT, count, most)
-
-    def _in_host_network(self) -> bool:
-        """Whether what /proc/sys/net and netlink show is the host's: they show the reader's own namespace.
-
-        Each namespace has a /proc/net of its own (fs/proc/proc_net.c), whose files anybody may look at. The
-        plain way, ns/net of pid 1, takes more than CAP_SYS_PTRACE where pid 1 has capabilities that the agent
-        has not.
-        """
-        try:
-            own, host = (
-                os.stat(f"{self._proc}/{process}/net/dev").st_ino for process in ("thread-self", "1")
-            )
-        except OSError:
-            return False
-        return own == host
 
     def forget(self, target: Target) -> None:
         """Nothing is kept."""

@@ -15,7 +15,7 @@ from falcon_agent.netlink.rtnetlink import links, namespace_id, namespace_id_of
 from falcon_agent.procfs.dev_snmp6 import parse_ifindex
 from falcon_agent.procfs.igmp import parse_igmp
 from falcon_agent.procfs.net_dev import NetDev, parse_net_dev
-from falcon_agent.procfs.status import parse_status
+from falcon_agent.procfs.reader import has_our_pids, in_host_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +97,7 @@ class VethMap:
     def __init__(self, proc: str, clock: Callable[[], float]) -> None:
         self._proc = proc
         self._clock = clock
-        self._has_our_pids = _has_our_pids(proc)
+        self._has_our_pids = has_our_pids(proc)
         self._known: dict[str, Interfaces] = {}
         self._ifindexes: frozenset[int] = frozenset()
         self._looked_at = self._mapped_at = float("-inf")
@@ -172,7 +172,7 @@ class VethMap:
             # Read after it: that the process is still there says that its pid was its own until now.
             names = tuple(own_interfaces(target))
         except DeniedError as error:
-            found.unmapped[""] = str(error) if self._is_in_host_network() else NOT_IN_HOST_NETWORK
+            found.unmapped[""] = NOT_IN_HOST_NETWORK if in_host_network(self._proc) is False else str(error)
             return found
         except FalconAgentError as error:
             found.unmapped[""] = str(error)
@@ -184,7 +184,7 @@ class VethMap:
         if found.nsid is not None:
             found.ends = ends.get(found.nsid, {})
         if not found.ends:
-            why = NO_VETH if self._is_in_host_network() else NOT_IN_HOST_NETWORK
+            why = NOT_IN_HOST_NETWORK if in_host_network(self._proc) is False else NO_VETH
             found.unmapped |= dict.fromkeys(found.names, why)
             return found
         indexes = _indexes(target, found.names)
@@ -214,17 +214,6 @@ class VethMap:
             return namespace_id_of(descriptor, path)
         finally:
             os.close(descriptor)
-
-    def _is_in_host_network(self) -> bool:
-        """Whether this thread's network namespace is that of process 1; also where that cannot be told.
-
-        Each namespace has a file net/dev of its own, and to ask for its inode needs no privilege.
-        """
-        try:
-            ours = os.stat(f"{self._proc}/thread-self/net/dev")
-            return os.path.samestat(ours, os.stat(f"{self._proc}/1/net/dev"))
-        except OSError:
-            return True
 
 
 def own_interfaces(target: Target) -> dict[str, NetDev]:
@@ -260,14 +249,3 @@ def _indexes(target: Target, names: Iterable[str]) -> dict[str, int]:
             with suppress(KernelFileError):
                 indexes[name] = parse_ifindex(process.read(f"net/dev_snmp6/{name}"))
     return indexes
-
-
-def _has_our_pids(proc: str) -> bool:
-    """Whether `proc` is of our own pid namespace: RTM_GETNSID takes a pid as we would number it.
-
-    In that of an outer one we have a pid for each namespace from there to ours.
-    """
-    try:
-        return len(parse_status(read_to_eof(f"{proc}/self/status")).nspid) == 1
-    except FalconAgentError:
-        return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from falcon_agent.cgroupfs.members import read_members
 from falcon_agent.container import Container, LeftOut, Pod
-from falcon_agent.discovery.cgroupsearch import MAX_PIDS, MAX_ROOT_PIDS, Processes, shows_our_numbers
+from falcon_agent.discovery.cgroupsearch import MAX_PIDS, MAX_ROOT_PIDS, Processes
 from falcon_agent.discovery.cgrouptree import CONTROLLERS, MAX_CGROUPS, find_trees, walk
 from falcon_agent.discovery.cgroupwatch import TreeWatch
 from falcon_agent.discovery.describe import describe, host_netns, is_alive
@@ -19,6 +19,7 @@ from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.discovery.shapes import CRI_O, UNKNOWN, is_runtimes_own, name_unknown, parse_shape
 from falcon_agent.errors import DeniedError, FalconAgentError, RuntimeUnavailableError
 from falcon_agent.procfs.process import Process
+from falcon_agent.procfs.reader import has_our_pids
 from falcon_agent.procfs.status import parse_status
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class CgroupRuntime:
         try:
             trees = find_trees(self._proc, self._cgroup)
             members = None
-            if not shows_our_numbers(self._proc):
+            # A tree of files has no /proc/self, and its own numbers.
+            if has_our_pids(self._proc) is False:
                 members = read_members(self._proc, trees[0].hierarchies, (*CONTROLLERS, ""))
         except FalconAgentError as error:
             raise RuntimeUnavailableError(str(error)) from None

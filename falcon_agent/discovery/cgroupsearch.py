@@ -151,11 +151,3 @@ class Processes:
         except FalconAgentError:
             return True  # it ended: the next look will show who is the parent now
         return at is not None and f"{at}/".startswith(f"{path}/")
-
-
-def shows_our_numbers(proc: str) -> bool:
-    """Whether a procfs numbers processes as our own PID namespace does, and so as `cgroup.procs` does."""
-    try:
-        return len(parse_status(read_to_eof(f"{proc}/self/status")).nspid) == 1
-    except FalconAgentError:
-        return True  # a tree of files

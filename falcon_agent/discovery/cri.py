@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import time
 from threading import Event as Flag
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +25,7 @@ from falcon_agent.discovery.crianswers import (
 from falcon_agent.discovery.crievents import event_streams
 from falcon_agent.discovery.crirpc import DEADLINE_EXCEEDED, NOT_FOUND, UNIMPLEMENTED, Rpc, StatusError
 from falcon_agent.discovery.describe import as_written, describe, host_netns, is_alive
-from falcon_agent.discovery.runtime import Change, Found
+from falcon_agent.discovery.runtime import PATIENCE, Change, Found, keep_hearing
 from falcon_agent.errors import (
     FalconAgentError,
     GoneError,
@@ -50,13 +49,8 @@ MAX_DETAILS = 4 * 1024 * 1024
 _SERVICES = ("runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService")
 """The second is all that containerd before 1.6 has; the same messages."""
 _ID = re.compile(r"[0-9a-f]{64}")
-_PATIENCE = 2
-"""Containers whose description may fail to come in one look. One stuck container must not hide the others,
-but when the daemon itself got stuck, waiting for each would take very long."""
 _SETTLE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """containerd tells of a start before it lists the container as running: so long a look waits for that, in parts."""
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
 _POLL_SECONDS = 5.0
 """Between two listings of a runtime that tells no events."""
 
@@ -179,7 +173,7 @@ class CriRuntime:
             if known is not None and self.alive(known):
                 found.containers.append(known)
                 continue
-            if failed >= _PATIENCE:
+            if failed >= PATIENCE:
                 found.left_out.append(self._left_out(item, "not described: the runtime hangs on others"))
                 continue
             try:
@@ -272,24 +266,14 @@ class CriRuntime:
 
     def watch(self, notify: Callable[[Change], None]) -> None:
         """Hear the runtime's events, or list again and again where there are none; connects again by itself."""
-        pause = _FIRST_PAUSE
-        while not self._closed.is_set():
-            began = time.monotonic()
-            try:
-                self._hear(notify)
-            except (RuntimeUnavailableError, ParseError) as error:
-                log.debug("no events: %s", error)
-            self._hearing.hang_up()
-            if time.monotonic() - began > _LONGEST_PAUSE:
-                pause = _FIRST_PAUSE
-            self._closed.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        keep_hearing(lambda: self._hear(notify), self._closed)
 
     def _hear(self, notify: Callable[[Change], None]) -> None:
-        for stream in event_streams(self._service):
-            if self._follow(stream, notify):
-                return
-        self._poll(notify)
+        try:
+            if not any(self._follow(stream, notify) for stream in event_streams(self._service)):
+                self._poll(notify)
+        finally:
+            self._hearing.hang_up()
 
     def _follow(self, stream: EventStream, notify: Callable[[Change], None]) -> bool:
         """Pass on what a stream tells until it ends; whether there is such a stream."""

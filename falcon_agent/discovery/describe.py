@@ -12,6 +12,7 @@ from falcon_agent.cgroupfs import parse_cgroup_paths
 from falcon_agent.container import CgroupPaths
 from falcon_agent.errors import DeniedError, GoneError, KernelFileError
 from falcon_agent.procfs.process import Process
+from falcon_agent.procfs.reader import in_host_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,10 +106,9 @@ def host_netns(proc: str) -> int | None:
     """
     with contextlib.suppress(OSError):
         return os.stat(f"{proc}/1/ns/net").st_ino
-    with contextlib.suppress(OSError):
-        # Each namespace has a file net/dev of its own, and to ask for its inode needs no privilege.
-        if os.path.samestat(os.stat(f"{proc}/self/net/dev"), os.stat(f"{proc}/1/net/dev")):
-            return os.stat(f"{proc}/self/ns/net").st_ino
+    if in_host_network(proc):
+        with contextlib.suppress(OSError):
+            return os.stat(f"{proc}/thread-self/ns/net").st_ino
     return None
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-import time
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING
@@ -23,7 +21,7 @@ from falcon_agent.discovery.engineanswers import (
 )
 from falcon_agent.discovery.engineapi import EngineApi, NotFoundError, unix_path
 from falcon_agent.discovery.podlabels import is_sandbox, name_in_pod, pod_labels, pod_of, sandbox_of
-from falcon_agent.discovery.runtime import Change, Found
+from falcon_agent.discovery.runtime import PATIENCE, Change, Found, keep_hearing
 from falcon_agent.errors import FalconAgentError, GoneError, ParseError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
     from falcon_agent.discovery.describe import Absolute
     from falcon_agent.discovery.engineanswers import Event, Listed
-
-log = logging.getLogger(__name__)
 
 MAX_DETAILS = 4 * 1024 * 1024
 """Bytes of the description of one container."""
@@ -48,11 +44,6 @@ _ENDED = frozenset({"die", "died"})
 _STOPPED = {"docker": ("created", "restarting", "removing", "dead"), "podman": ("created", "removing")}
 """States, beside `exited`, that /info counts as stopped; podman refuses to hear of one that it does not
 know."""
-_PATIENCE = 2
-"""Containers whose description may fail to come in one look. One stuck container must not hide the others,
-but when the daemon itself got stuck, waiting for each would take very long."""
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +96,7 @@ class DockerRuntime:
             before = self._known.get(item.id)
             if before is not None and self.alive(before.container):
                 known[item.id] = before
-            elif failed >= _PATIENCE:
+            elif failed >= PATIENCE:
                 found.left_out.append(self._left_out(item, "not described: the engine hangs on others"))
             else:
                 try:
@@ -162,17 +153,7 @@ class DockerRuntime:
 
     def watch(self, notify: Callable[[Change], None]) -> None:
         """Hear the engine's events; connects again with growing pauses while there is no sound stream."""
-        pause = _FIRST_PAUSE
-        while not self._closed.is_set():
-            began = time.monotonic()
-            try:
-                self._hear(notify)
-            except (RuntimeUnavailableError, ParseError) as error:
-                log.debug("no events: %s", error)
-            if time.monotonic() - began > _LONGEST_PAUSE:
-                pause = _FIRST_PAUSE
-            self._closed.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        keep_hearing(lambda: self._hear(notify), self._closed)
 
     def _hear(self, notify: Callable[[Change], None]) -> None:
         actions = _ACTIONS + (_ACTIONS_OF_DOCKER if self.name == "docker" else ())

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from falcon_agent.errors import ParseError, RuntimeUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Event as Flag
 
     from falcon_agent.container import Census, Container, LeftOut
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 2
+"""Containers whose description may fail to come in one look. One stuck container must not hide the others,
+but when the daemon itself got stuck, waiting for each would take very long."""
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +93,23 @@ class Countable(Protocol):
         Raises:
             RuntimeUnavailableError: as `find`.
         """
+
+
+def keep_hearing(hear: Callable[[], None], closed: Flag) -> None:
+    """Call `hear` again whenever its stream of events has ended, with growing pauses while there is no sound one.
+
+    Args:
+        hear: follows one stream; raises RuntimeUnavailableError or ParseError when it is over.
+        closed: ends it all.
+    """
+    pause = _FIRST_PAUSE
+    while not closed.is_set():
+        began = time.monotonic()
+        try:
+            hear()
+        except (RuntimeUnavailableError, ParseError) as error:
+            log.debug("no events: %s", error)
+        if time.monotonic() - began > _LONGEST_PAUSE:
+            pause = _FIRST_PAUSE
+        closed.wait(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)

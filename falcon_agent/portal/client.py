@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError as PoolError
 
-from falcon_agent.errors import ConfigError, FalconAgentError
+from falcon_agent.errors import ConfigError, FalconAgentError, causes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from falcon_agent.portal.token import Token
 
@@ -192,7 +192,7 @@ def _first_line(content: bytes) -> str:
 
 def _why(error: Exception, timeout: float) -> str:
     """The reason below the layers of libraries, and what to do about it."""
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
 
     def first(*kinds: type[BaseException]) -> BaseException | None:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
@@ -215,17 +215,3 @@ def _why(error: Exception, timeout: float) -> str:
     if first(PoolError, requests.ConnectionError):
         return "the connection broke before the answer was complete; see the log of Open-Falcon's api"
     return f"{type(causes[-1]).__name__}; check --ca-file and --api"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and every exception that it wraps, each once."""
-    seen: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        cause = waiting.pop(0)
-        if any(cause is other for other in seen):
-            continue
-        seen.append(cause)
-        yield cause
-        wrapped = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
-        waiting += [inner for inner in wrapped if isinstance(inner, BaseException)]

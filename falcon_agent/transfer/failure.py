@@ -5,16 +5,13 @@ from __future__ import annotations
 import socket
 import ssl
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import IncompleteRead as PoolIncompleteRead
 
-from falcon_agent.errors import TransferError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from falcon_agent.errors import TransferError, causes_of
 
 _BODY_AT_FAULT = frozenset({400, 413, 422})
 """Of the 4xx, those that another body may be spared; any other is about the address or the credentials."""
@@ -116,7 +113,7 @@ def failure_of(error: Exception, timeout: float) -> Failure:
 
     The text of the outer ones is not used: it holds the whole address, and with it perhaps credentials.
     """
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
 
     def first(*kinds: type[BaseException]) -> BaseException | None:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
@@ -144,17 +141,3 @@ def failure_of(error: Exception, timeout: float) -> Failure:
     if system is not None:
         return Failure("unreachable", system.strerror or "", "check the network")
     return Failure("failed", type(causes[-1]).__name__, "see the transfer's log")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and every exception that it wraps, in whatever way the libraries do it; each once."""
-    seen: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        cause = waiting.pop(0)
-        if any(cause is other for other in seen):
-            continue
-        seen.append(cause)
-        yield cause
-        wrapped = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
-        waiting += [inner for inner in wrapped if isinstance(inner, BaseException)]

@@ -18,6 +18,7 @@ from falcon_agent.container import Pod
 from falcon_agent.discovery.cri import CriRuntime
 from falcon_agent.discovery.runtime import Change
 from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
+from tests.discovery.looking import watching
 from tests.real.containerd import IMAGE, PAUSE_IMAGE, containerd_for_tests
 from tests.real.engine import wait_until
 
@@ -169,19 +170,6 @@ def test_a_container_that_ended_since_it_was_listed(
         assert [(one.id, one.reason) for one in found.left_out] == [
             (stopped, "gone: it does not run (any more)")
         ]
-
-
-@contextlib.contextmanager
-def watching(runtime: CriRuntime) -> Iterator[list[Change]]:
-    told: list[Change] = []
-    thread = threading.Thread(target=runtime.watch, args=(told.append,), daemon=True)
-    thread.start()
-    try:
-        yield told
-    finally:
-        runtime.close()
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 def test_a_container_started_again_in_a_living_pod(containerd: Containerd, runtime: CriRuntime) -> None:

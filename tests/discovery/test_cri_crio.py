@@ -12,7 +12,6 @@ import os
 import queue
 import secrets
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from falcon_agent.discovery import cri as room
 from falcon_agent.discovery.cri import CriRuntime
 from falcon_agent.discovery.runtime import Change
 from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
+from tests.discovery.looking import watching
 from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
@@ -303,19 +303,6 @@ def test_garbage_in_a_listing(tmp_path: Path, crio: Crio, monkeypatch: pytest.Mo
         ),
     ):
         CriRuntime(url, 30.0, "/proc").find()
-
-
-@contextlib.contextmanager
-def watching(runtime: CriRuntime) -> Iterator[list[Change]]:
-    told: list[Change] = []
-    thread = threading.Thread(target=runtime.watch, args=(told.append,), daemon=True)
-    thread.start()
-    try:
-        yield told
-    finally:
-        runtime.close()
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 def event(container: str, kind: Any) -> Any:

@@ -84,18 +84,18 @@ def test_what_cannot_be_read_is_not_dead(tmp_path: Path) -> None:
 
 
 def test_the_hosts_network_is_that_of_pid_1(tmp_path: Path) -> None:
-    for process in ("1", "self"):
+    for process in ("1", "thread-self"):
         (tmp_path / process / "ns").mkdir(parents=True)
         (tmp_path / process / "net").mkdir()
         (tmp_path / process / "ns/net").touch()
     (tmp_path / "1/net/dev").touch()
-    (tmp_path / "self/net/dev").hardlink_to(tmp_path / "1/net/dev")
+    (tmp_path / "thread-self/net/dev").hardlink_to(tmp_path / "1/net/dev")
     assert host_netns(str(tmp_path)) == (tmp_path / "1/ns/net").stat().st_ino
     (tmp_path / "1/ns/net").unlink()
-    assert host_netns(str(tmp_path)) == (tmp_path / "self/ns/net").stat().st_ino
+    assert host_netns(str(tmp_path)) == (tmp_path / "thread-self/ns/net").stat().st_ino
     # In a container without the host's network our own says nothing of the host's.
-    (tmp_path / "self/net/dev").unlink()
-    (tmp_path / "self/net/dev").touch()
+    (tmp_path / "thread-self/net/dev").unlink()
+    (tmp_path / "thread-self/net/dev").touch()
     assert host_netns(str(tmp_path)) is None
 
 
