@@ -84,7 +84,7 @@ COLLECTORS: tuple[Entry, ...] = (
         default=False,
     ),
     Entry(TcpextCollector, lambda _: TcpextCollector(), default=False),
-    Entry(LifeCollector, lambda options: LifeCollector(options.ended)),
+    Entry(LifeCollector, lambda options: LifeCollector(options.ended, proc=options.proc)),
     Entry(EngineCollector, lambda options: EngineCollector(options.censuses), default=False),
     Entry(HostCollector, lambda options: HostCollector(options.proc), default=False),
     Entry(AgentCollector, lambda options: AgentCollector(options.stat)),
