@@ -67,6 +67,7 @@ class Container:
             empty where it has none, or the runtime does not say.
         ooms: how often the runtime told, in this life of the container and while it was listened to, that the
             kernel killed in it for want of memory.
+        key: tells one life of a container from the next: a restart keeps the id and changes this.
     """
 
     id: str
@@ -87,11 +88,10 @@ class Container:
     restarts: int | None = None
     health: str = ""
     ooms: int = 0
+    key: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        """Tells one life of a container from the next: a restart keeps the id and changes this."""
-        return f"{self.id}/{self.pid}/{self.starttime}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.id}/{self.pid}/{self.starttime}")
 
     @property
     def short_id(self) -> str:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHUNK = 65536
+_RECORD = 4096
+"""Longer than nearly every control file; a longer one is read on."""
 MAX_BYTES = 16 * 1024 * 1024
 """No kernel file that this program reads is larger; a fixture or a bind mount in its place might be."""
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.ENOTDIR})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
@@ -78,7 +82,7 @@ def read_to_eof(path: str, *, dir_fd: int | None = None, base: str = "", limit: 
     """
     name = f"{base}/{path}" if base else path
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, dir_fd=dir_fd)
+        fd = os.open(path, _FLAGS, dir_fd=dir_fd)
     except OSError as error:
         raise read_error(name, error) from None
     try:
@@ -102,6 +106,89 @@ def read_to_eof(path: str, *, dir_fd: int | None = None, base: str = "", limit: 
     if _recordings:
         note(name, content)
     return content
+
+
+def read_record(path: str, *, dir_fd: int, base: str) -> bytes:
+    """The whole content of a file that the kernel makes as one record, for one system call less than `read_to_eof`.
+
+    fs/seq_file.c hands out whole records: a file of a single one (`proc_create_net_single`, `single_open`) comes
+    whole by the first read with room for it. net/sockstat, sockstat6 and snmp are such files; net/dev is not.
+
+    Args:
+        path: file to read, relative to `dir_fd`.
+        dir_fd: an open directory.
+        base: what `dir_fd` stands for, for messages.
+
+    Raises:
+        GoneError, DeniedError, KernelFileError: as `read_to_eof`.
+    """
+    try:
+        fd = os.open(path, _FLAGS, dir_fd=dir_fd)
+        try:
+            content = os.read(fd, _RECORD)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise read_error(f"{base}/{path}", error) from None
+    if len(content) == _RECORD:
+        return read_to_eof(path, dir_fd=dir_fd, base=base)
+    if _recordings:
+        note(f"{base}/{path}", content)
+    return content
+
+
+def open_to_read_again(name: str, *, dir_fd: int | None = None, base: str = "") -> int:
+    """A descriptor for `read_again`; the caller closes it.
+
+    Args:
+        name: path of the file, relative to `dir_fd` if that is given.
+        dir_fd: an open directory.
+        base: what `dir_fd` stands for, for messages.
+
+    Raises:
+        GoneError, DeniedError, KernelFileError: as `read_to_eof`.
+    """
+    try:
+        return os.open(name, _FLAGS, dir_fd=dir_fd)
+    except OSError as error:
+        raise read_error(f"{base}/{name}" if base else name, error) from None
+
+
+def read_again(fd: int, name: str, base: str) -> bytes:
+    """The whole content as it is now of a file that stays open, from its beginning.
+
+    It must be of one record (see `read_record`), which is made anew for each read at offset 0. Control files of cgroups
+    are such, but for the lists of processes.
+
+    Args:
+        fd: of `open_to_read_again`.
+        name: of the file, for messages.
+        base: the directory it is in, for messages.
+
+    Raises:
+        GoneError: the file was removed (ENODEV): the cgroup ended, or its controller was switched off.
+        DeniedError, KernelFileError: as `read_to_eof`.
+    """
+    try:
+        content = os.pread(fd, _RECORD, 0)
+        if len(content) >= _RECORD:
+            content = _read_on(fd, f"{base}/{name}", content)
+    except OSError as error:
+        raise read_error(f"{base}/{name}", error) from None
+    if _recordings:
+        note(f"{base}/{name}", content)
+    return content
+
+
+def _read_on(fd: int, path: str, content: bytes) -> bytes:
+    parts = [content]
+    size = len(content)
+    while more := os.pread(fd, _CHUNK, size):
+        parts.append(more)
+        size += len(more)
+        if size > MAX_BYTES:
+            raise KernelFileError(path, f"larger than {MAX_BYTES} bytes")
+    return b"".join(parts)
 
 
 def read_optional(

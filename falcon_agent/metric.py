@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 CounterType: TypeAlias = Literal["GAUGE", "COUNTER"]
@@ -33,9 +33,9 @@ class Source:
         return "".join(words)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """One row of the catalogue; declared once, in the module of the collector that yields it.
+    """One row of the catalogue; declared once, in the module of the collector that yields it, and told by identity.
 
     Attributes:
         name: Open-Falcon metric name.
@@ -58,8 +58,27 @@ class Metric:
     needs: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """Whom a value is about. There is one object for each, so that what is worked out for it can be kept by identity.
+
+    Attributes:
+        endpoint: usually the host.
+        tags: `key=value` pairs, sorted by key, joined by commas.
+        counters: what each COUNTER about it was when it was measured last.
+    """
+
+    endpoint: str
+    tags: str
+    counters: dict[Metric, int | float] = field(default_factory=dict)
+
+
 Sample: TypeAlias = tuple[Metric, int | float, Tags]
 """What a collector yields: the metric, its value in the metric's unit, and the tags it adds."""
+
+
+Point: TypeAlias = tuple[Subject, Metric, int | float]
+"""A value that was measured in a cycle; with the cycle's step and timestamp it is a record."""
 
 
 @dataclass(slots=True)

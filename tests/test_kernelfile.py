@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from falcon_agent.errors import DeniedError, GoneError, KernelFileError
-from falcon_agent.kernelfile import note, read_error, read_optional, read_to_eof, recording
+from falcon_agent.kernelfile import (
+    note,
+    open_to_read_again,
+    read_again,
+    read_error,
+    read_optional,
+    read_record,
+    read_to_eof,
+    recording,
+)
 from falcon_agent.procfs.process import Process
 
 
@@ -22,6 +31,36 @@ def test_a_large_procfs_file_is_read_whole() -> None:
     whole = read_to_eof("/proc/kallsyms", limit=64 * 1024 * 1024)
     assert len(whole) > len(once)
     assert whole.endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", ["net/sockstat", "net/sockstat6", "net/snmp", "status"])
+def test_a_record_is_whole_with_one_read(name: str) -> None:
+    directory = os.open("/proc/self", os.O_PATH)
+    try:
+        with recording() as seen:
+            found = read_record(name, dir_fd=directory, base="/proc/self")
+        assert found.splitlines()[0] == read_to_eof(f"/proc/self/{name}").splitlines()[0]
+        assert found.count(b"\n") == read_to_eof(f"/proc/self/{name}").count(b"\n")
+        assert seen == [(f"/proc/self/{name}", found)]
+        with pytest.raises(GoneError, match="/proc/self/none"):
+            read_record("none", dir_fd=directory, base="/proc/self")
+    finally:
+        os.close(directory)
+
+
+def test_what_is_longer_than_expected_is_read_on(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"line\n" * 5000)
+    directory = os.open(tmp_path, os.O_PATH)
+    fd = open_to_read_again("long", dir_fd=directory)
+    try:
+        for length in (4096, 4095, 4097, 25_000, 0):
+            content = (b"line\n" * 5000)[:length]
+            (tmp_path / "long").write_bytes(content)
+            assert read_again(fd, "long", str(tmp_path)) == content
+            assert read_record("long", dir_fd=directory, base=str(tmp_path)) == content
+    finally:
+        os.close(fd)
+        os.close(directory)
 
 
 def test_nothing_larger_than_the_limit(tmp_path: Path) -> None:

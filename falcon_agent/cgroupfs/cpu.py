@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
-from falcon_agent.cgroupfs.fileformat import parse_flat_keyed, parse_single_value
+from falcon_agent.cgroupfs.fileformat import parse_keyed, parse_single_value
 from falcon_agent.errors import ParseError
 
 _NS_PER_USEC = 1000
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 """cpuacct.stat counts in USER_HZ, whatever the kernel's own tick is."""
 
+_CPU_STAT = (
+    b"\nusage_usec ",
+    b"\nuser_usec ",
+    b"\nsystem_usec ",
+    b"\nnr_periods ",
+    b"\nnr_throttled ",
+    b"\nthrottled_usec ",
+)
+_CPUACCT_STAT = (b"\nuser ", b"\nsystem ")
+_THROTTLING = (b"\nnr_periods ", b"\nnr_throttled ", b"\nthrottled_time ")
 _CPU_MAX = re.compile(rb"(max|[0-9]{1,20}) ([0-9]{1,20})\n")
 _CFS_QUOTA = re.compile(rb"(-1|[0-9]{1,20})\n")
 
 
-@dataclass(frozen=True, slots=True)
-class CpuStat:
+class CpuStat(NamedTuple):
     """What a cgroup, with everything below it, has had of the CPUs since it was made.
 
     Attributes:
@@ -42,8 +52,7 @@ class CpuStat:
     throttled_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CpuQuota:
+class CpuQuota(NamedTuple):
     """How many cores' worth of time a cgroup may use, as quota / period.
 
     Attributes:
@@ -63,17 +72,16 @@ def parse_cpu_stat(content: bytes) -> CpuStat | None:
     Raises:
         ParseError: the file is not flat keyed.
     """
-    values = parse_flat_keyed(content, "cpu.stat")
-    usage_usec = values.get(b"usage_usec")
-    if usage_usec is None:
+    usage, user, system, periods, throttled, withheld = parse_keyed(content, "cpu.stat", *_CPU_STAT)
+    if usage is None:
         return None
     return CpuStat(
-        usage_ns=usage_usec * _NS_PER_USEC,
-        user_ns=_scaled(values.get(b"user_usec"), _NS_PER_USEC),
-        system_ns=_scaled(values.get(b"system_usec"), _NS_PER_USEC),
-        nr_periods=values.get(b"nr_periods"),
-        nr_throttled=values.get(b"nr_throttled"),
-        throttled_ns=_scaled(values.get(b"throttled_usec"), _NS_PER_USEC),
+        usage * _NS_PER_USEC,
+        _scaled(user, _NS_PER_USEC),
+        _scaled(system, _NS_PER_USEC),
+        periods,
+        throttled,
+        _scaled(withheld, _NS_PER_USEC),
     )
 
 
@@ -88,18 +96,19 @@ def parse_cpu_stat_v1(usage: bytes, split: bytes | None, throttling: bytes | Non
     Raises:
         ParseError: one of them has another form.
     """
-    ticks = parse_flat_keyed(split or b"", "cpuacct.stat")
-    throttled = parse_flat_keyed(throttling or b"", "cpu.stat")
-    return CpuStat(
-        usage_ns=parse_single_value(usage, "cpuacct.usage"),
-        user_ns=_scaled(ticks.get(b"user"), _NS_PER_TICK),
-        system_ns=_scaled(ticks.get(b"system"), _NS_PER_TICK),
-        nr_periods=throttled.get(b"nr_periods"),
-        nr_throttled=throttled.get(b"nr_throttled"),
-        throttled_ns=throttled.get(b"throttled_time"),
+    user, system = parse_keyed(split or b"", "cpuacct.stat", *_CPUACCT_STAT)
+    stat = CpuStat(
+        parse_single_value(usage, "cpuacct.usage"),
+        _scaled(user, _NS_PER_TICK),
+        _scaled(system, _NS_PER_TICK),
     )
+    if throttling is None:
+        return stat
+    periods, throttled, withheld_ns = parse_keyed(throttling, "cpu.stat", *_THROTTLING)
+    return stat._replace(nr_periods=periods, nr_throttled=throttled, throttled_ns=withheld_ns)
 
 
+@lru_cache(maxsize=256)
 def parse_cpu_max(content: bytes) -> float | None:
     """`cpu.max` of v2, `QUOTA PERIOD` in microseconds: the quota in cores, or None for `max`.
 
@@ -113,6 +122,7 @@ def parse_cpu_max(content: bytes) -> float | None:
     return None if quota == b"max" else _cores(int(quota), int(period), "cpu.max")
 
 
+@lru_cache(maxsize=256)
 def parse_cfs_quota(quota: bytes) -> int | None:
     """`cpu.cfs_quota_us` of v1, in microseconds for each period; None for -1, which is no limit.
 
@@ -124,6 +134,7 @@ def parse_cfs_quota(quota: bytes) -> int | None:
     return None if quota == b"-1\n" else int(quota)
 
 
+@lru_cache(maxsize=256)
 def parse_cfs_period(quota_us: int, period: bytes) -> float:
     """The quota in cores: `quota_us` in every `cpu.cfs_period_us` (v1, microseconds).
 

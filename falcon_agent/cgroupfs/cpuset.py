@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from falcon_agent.errors import ParseError
 
 _CPU_LIST = re.compile(rb"(?:[0-9]{1,7}(?:-[0-9]{1,7})?(?:,[0-9]{1,7}(?:-[0-9]{1,7})?)*)?\n")
 
 
+@lru_cache(maxsize=256)
 def parse_cpu_list(content: bytes, source: str) -> int:
     """How many CPUs a list such as `0-3,5` names (cpuset(7), "List format").
 

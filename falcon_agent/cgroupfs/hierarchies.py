@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
+from falcon_agent.cgroupfs.controlfiles import DescriptorBudget
 from falcon_agent.cgroupfs.mounts import find_above, parse_mountinfo
 from falcon_agent.cgroupfs.paths import parse_cgroup_paths
 from falcon_agent.container import CgroupPaths
 from falcon_agent.errors import GoneError, KernelFileError
-from falcon_agent.kernelfile import note, read_optional, read_to_eof
+from falcon_agent.kernelfile import is_recording, note, read_optional, read_to_eof
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from falcon_agent.cgroupfs.mounts import Mount
+from falcon_agent.cgroupfs.mounts import Mount
+
+_Number = TypeVar("_Number", int, float)
+
+ReadFile: TypeAlias = "Callable[[str], bytes | None]"
+"""The content of a file of one cgroup, by its name; None if it is absent."""
 
 _USUAL_PLACE = "/sys/fs/cgroup"
 _REMEDY = (
@@ -42,11 +49,15 @@ class ControllerDir:
 class Hierarchies:
     """The host's mounted cgroup hierarchies; immutable but for a cache that lives one cycle.
 
+    Attributes:
+        budget: how many control files of cgroups in them may stay open.
+
     Args:
         mounts: in the order of preference.
     """
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
+        self.budget = DescriptorBudget()
         self._v1: dict[str, Mount] = {}
         self._v2: Mount | None = None
         for mount in mounts:
@@ -56,6 +67,7 @@ class Hierarchies:
                 for option in mount.options:
                     self._v1.setdefault(option, mount)
         self._shared: dict[str, bytes | None] = {}
+        self._above: dict[tuple[object, tuple[str, ...]], object] = {}
 
     @classmethod
     def find(cls, proc: str = "/proc", cgroup: str = _USUAL_PLACE) -> Hierarchies:
@@ -172,8 +184,32 @@ class Hierarchies:
         return self._v1.get(controller) if controller in paths.v1 else self._v2
 
     def new_cycle(self) -> None:
-        """Forget what `read_shared` knows; called at the start of every cycle."""
+        """Forget what `read_shared` and `smallest_above` know; called at the start of every cycle."""
         self._shared.clear()
+        self._above.clear()
+
+    def smallest_above(
+        self, at: ControllerDir, limit_of: Callable[[ReadFile], _Number | None]
+    ) -> _Number | None:
+        """The smallest limit of the cgroups above one, worked out once per cycle for all that they have below them.
+
+        Args:
+            at: the cgroup.
+            limit_of: the limit of one cgroup, given what reads a file of it by name; None if it has none.
+
+        Raises:
+            DeniedError, KernelFileError: as `read_to_eof`.
+            ParseError: from `limit_of`.
+        """
+        key = (limit_of, at.ancestors)
+        # Somebody who is told of every file that is read wants to be told of these again.
+        if key not in self._above or is_recording():
+            limits = [limit_of(partial(self._read_above, ancestor)) for ancestor in at.ancestors]
+            self._above[key] = min((limit for limit in limits if limit is not None), default=None)
+        return cast("_Number | None", self._above[key])
+
+    def _read_above(self, directory: str, name: str) -> bytes | None:
+        return self.read_shared(f"{directory}/{name}")
 
     def read_shared(self, path: str) -> bytes | None:
         """A file of a cgroup that many containers have above them, read once per cycle; None if it is absent.

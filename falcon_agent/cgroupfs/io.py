@@ -6,8 +6,7 @@ Sources: Linux, admin-guide/cgroup-v2.rst ("IO Interface Files") and admin-guide
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.errors import ParseError
 
@@ -19,8 +18,7 @@ _NUMBER = re.compile(rb"[0-9]{1,20}")
 _V1_LINE = re.compile(rb"(\S+) (\S+) ([0-9]{1,20})")
 
 
-@dataclass(frozen=True, slots=True)
-class IoStat:
+class IoStat(NamedTuple):
     """What a cgroup, with everything below it, has had of one block device; None where nothing was counted.
 
     Attributes:

@@ -5,16 +5,25 @@ Sources: Linux, admin-guide/cgroup-v2.rst ("Memory Interface Files") and admin-g
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
-from falcon_agent.cgroupfs.fileformat import parse_flat_keyed, parse_single_value
+from falcon_agent.cgroupfs.fileformat import parse_keyed, parse_single_value
 
 _NO_LIMIT = 1 << 62
 """v1 writes "no limit" as the largest number of whole pages below 2^63, which depends on the page size."""
+# In the order in which the kernel writes them.
+_V1_LINES = (
+    b"\nhierarchical_memory_limit ",
+    b"\ntotal_cache ",
+    b"\ntotal_rss ",
+    b"\ntotal_swap ",
+    b"\ntotal_inactive_file ",
+)
+_V2_LINES = (b"\nanon ", b"\nfile ", b"\ninactive_file ")
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStat:
+class MemoryStat(NamedTuple):
     """The memory charged to a cgroup and everything below it, in bytes.
 
     Attributes:
@@ -44,15 +53,14 @@ def parse_memory_stat_v1(usage: bytes, stat: bytes) -> MemoryStat:
     Raises:
         ParseError: a file has another form.
     """
-    values = parse_flat_keyed(stat, "memory.stat")
-    limit_bytes = values.get(b"hierarchical_memory_limit")
+    limit, cache, rss, swap, inactive_file = parse_keyed(stat, "memory.stat", *_V1_LINES)
     return MemoryStat(
-        usage_bytes=parse_single_value(usage, "memory.usage_in_bytes"),
-        inactive_file_bytes=values.get(b"total_inactive_file"),
-        rss_bytes=values.get(b"total_rss"),
-        cache_bytes=values.get(b"total_cache"),
-        swap_bytes=values.get(b"total_swap"),
-        limit_bytes=None if limit_bytes is None or limit_bytes >= _NO_LIMIT else limit_bytes,
+        parse_single_value(usage, "memory.usage_in_bytes"),
+        inactive_file,
+        rss,
+        cache,
+        swap,
+        None if limit is None or limit >= _NO_LIMIT else limit,
     )
 
 
@@ -70,17 +78,18 @@ def parse_memory_stat(
     Raises:
         ParseError: a file has another form.
     """
-    values = parse_flat_keyed(stat or b"", "memory.stat")
+    anon, file, inactive_file = parse_keyed(stat or b"", "memory.stat", *_V2_LINES)
     return MemoryStat(
-        usage_bytes=parse_single_value(current, "memory.current"),
-        inactive_file_bytes=values.get(b"inactive_file"),
-        rss_bytes=values.get(b"anon"),
-        cache_bytes=values.get(b"file"),
-        swap_bytes=None if swap is None else parse_single_value(swap, "memory.swap.current"),
-        limit_bytes=limit_bytes,
+        parse_single_value(current, "memory.current"),
+        inactive_file,
+        anon,
+        file,
+        None if swap is None else parse_single_value(swap, "memory.swap.current"),
+        limit_bytes,
     )
 
 
+@lru_cache(maxsize=64)
 def parse_memory_max(content: bytes) -> int | None:
     """`memory.max` of v2 in bytes, or None for `max`.
 
@@ -90,6 +99,7 @@ def parse_memory_max(content: bytes) -> int | None:
     return None if content == b"max\n" else parse_single_value(content, "memory.max")
 
 
+@lru_cache(maxsize=256)
 def parse_oom_kill(content: bytes, source: str) -> int | None:
     """Processes of the cgroup that the kernel killed for want of memory since it was made.
 
@@ -100,6 +110,6 @@ def parse_oom_kill(content: bytes, source: str) -> int | None:
         source: which of these, for the error.
 
     Raises:
-        ParseError: the file is not flat keyed.
+        ParseError: the line has no number, or the file is cut short.
     """
-    return parse_flat_keyed(content, source).get(b"oom_kill")
+    return parse_keyed(content, source, b"\noom_kill ")[0]

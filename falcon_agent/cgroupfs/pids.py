@@ -5,13 +5,13 @@ Sources: Linux, admin-guide/cgroup-v2.rst ("PID Interface Files") and admin-guid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
-from falcon_agent.cgroupfs.fileformat import parse_flat_keyed, parse_single_value
+from falcon_agent.cgroupfs.fileformat import parse_keyed, parse_single_value
 
 
-@dataclass(frozen=True, slots=True)
-class PidsStat:
+class PidsStat(NamedTuple):
     """The tasks of a cgroup and everything below it: each thread is one.
 
     Attributes:
@@ -36,10 +36,11 @@ def parse_pids(current: bytes, events: bytes | None, limit: int | None) -> PidsS
     Raises:
         ParseError: a file has another form.
     """
-    denied = None if events is None else parse_flat_keyed(events, "pids.events").get(b"max")
+    denied = None if events is None else parse_keyed(events, "pids.events", b"\nmax ")[0]
     return PidsStat(parse_single_value(current, "pids.current"), limit, denied)
 
 
+@lru_cache(maxsize=64)
 def parse_pids_max(content: bytes) -> int | None:
     """`pids.max`, or None for `max`.
 

@@ -6,8 +6,7 @@ Source: Linux, accounting/psi.rst ("Pressure interface", "Cgroup2 interface").
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from falcon_agent.errors import ParseError
 
@@ -17,8 +16,7 @@ _LINE = rb"%s (?:avg[0-9]+=[0-9.]+ )+total=([0-9]{1,20})\n"
 _PRESSURE = re.compile(_LINE % b"some" + b"(?:" + _LINE % b"full" + b")?")
 
 
-@dataclass(frozen=True, slots=True)
-class Pressure:
+class Pressure(NamedTuple):
     """How long tasks of a cgroup have waited for one resource since it was made, in microseconds.
 
     Attributes:

@@ -79,7 +79,7 @@ def _measure(chosen: Settings, stat: SelfStat, samples: int, name: str | None) -
     """The last of several samples, of every container and the agent itself or of the named container only."""
     from falcon_agent.cli.choose import measuring, one_container, warn_about_runtimes  # noqa: PLC0415
     from falcon_agent.scheduler import floor_to_step  # noqa: PLC0415
-    from falcon_agent.transfer.contract import accepted  # noqa: PLC0415
+    from falcon_agent.transfer.contract import takes  # noqa: PLC0415
 
     with measuring(chosen, stat) as (runner, inventory):
         warn_about_runtimes(inventory)
@@ -99,7 +99,7 @@ def _measure(chosen: Settings, stat: SelfStat, samples: int, name: str | None) -
                 {speaker.container.key} if speaker and speaker.container.pause else set()
             )
             measured = [item for item in measured if item[0] is not None and item[0].key in only]
-    return [item for item in measured if accepted([item[1]], stat)]
+    return [item for item in measured if takes(item[1], stat)]
 
 
 def _print_json(records: Sequence[Record]) -> None:
@@ -145,7 +145,8 @@ def _push(records: list[Record], chosen: Settings, stat: SelfStat) -> int:
     """Push the records once to every target and say on standard error what it answered."""
     from falcon_agent.agent import build_sender, build_transports  # noqa: PLC0415
     from falcon_agent.cli import FAILED  # noqa: PLC0415
-    from falcon_agent.transfer.outbox import Outbox  # noqa: PLC0415
+    from falcon_agent.transfer.batches import make_batches  # noqa: PLC0415
+    from falcon_agent.transfer.outbox import MAX_BODY_BYTES  # noqa: PLC0415
     from falcon_agent.transfer.queue import MemoryQueue  # noqa: PLC0415
 
     if not records:
@@ -154,7 +155,7 @@ def _push(records: list[Record], chosen: Settings, stat: SelfStat) -> int:
     outcomes = []
     for name, transport in build_transports(chosen).items():
         queue = MemoryQueue(max(chosen.transfer.queue_bytes, 1024 * len(records)), stat)
-        Outbox(queue, chosen.transfer.batch_size, stat).put(records)
+        queue.put(make_batches(records, chosen.transfer.batch_size, MAX_BODY_BYTES))
         outcome = build_sender(chosen, name, transport, queue, stat).send_once()
         print(f"{name}: {outcome}", file=sys.stderr)
         outcomes.append(outcome)

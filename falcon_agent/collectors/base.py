@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Scope: TypeAlias = Literal["container", "netns", "host"]
 """How often a collector is asked: per container, per network namespace but the host's, or per cycle."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
     """A container, opened for measuring.
 
@@ -28,11 +28,16 @@ class Target:
         container: what discovery knows.
         process: its first process, bound to /proc/PID.
         cgroup: its cgroup, in whatever layout the host has.
+        key: `container.key`, by which collectors keep what they know of it.
     """
 
     container: Container
     process: Process
     cgroup: Cgroup
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.container.key
 
 
 class Collector(Protocol):

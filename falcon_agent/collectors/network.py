@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
 from falcon_agent.collectors.vethmap import MAX_INTERFACES, VethMap, own_interfaces
 from falcon_agent.errors import FalconAgentError
-from falcon_agent.kernelfile import is_recording, note, read_error
+from falcon_agent.kernelfile import is_recording, note
 from falcon_agent.metric import Metric, Source
 from falcon_agent.netlink.rtnetlink import LinkStats, link_stats
 
@@ -110,10 +109,9 @@ class NetworkCollector:
         """The counters of one namespace's interfaces; see `Collector.collect`."""
         if target is None:
             return
-        key = target.container.key
+        key = target.key
         known = self._map.get(key)
         hosts = known.veths if known else {}
-        _still_there(target)
         own: Mapping[str, NetDev] = {}
         # A veth that vanished since the map was made has no counters.
         if (
@@ -146,16 +144,16 @@ class NetworkCollector:
 
     def forget(self, target: Target) -> None:
         """Drop the container's part of the map."""
-        self._map.forget(target.container.key)
-        self._reasons.pop(target.container.key, None)
+        self._map.forget(target.key)
+        self._reasons.pop(target.key, None)
 
     def absent(self, metric: Metric, target: Target) -> str | None:
         """Why there was no interface to report in the last cycle."""
-        return self._reasons.get(target.container.key)
+        return self._reasons.get(target.key)
 
     def veths(self, target: Target) -> dict[str, str]:
         """The host's end of each interface of a container, by interface name; as of the last `begin`."""
-        known = self._map.get(target.container.key)
+        known = self._map.get(target.key)
         return {name: veth.name for name, veth in known.veths.items()} if known else {}
 
     def unmapped(self, target: Target) -> dict[str, str]:
@@ -171,18 +169,6 @@ class NetworkCollector:
         if known is not None:
             return dict(known.unmapped)
         return {"": self._failure} if self._failure and container.key not in self._reasons else {}
-
-
-def _still_there(target: Target) -> None:
-    """The host's end may outlive the container by a moment.
-
-    Raises:
-        GoneError: the process ended.
-    """
-    try:
-        os.stat("net/dev", dir_fd=target.process.fd)
-    except OSError as error:
-        raise read_error(f"{target.process.path}/net/dev", error) from None
 
 
 def _note(name: str, veth: Link, stats: LinkStats) -> None:

@@ -8,90 +8,31 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.cgroupfs import Cgroup
 from falcon_agent.collectors.base import Target, TellsOfEnded
+from falcon_agent.collectors.subjects import Bearer, Subjects
 from falcon_agent.errors import FalconAgentError, GoneError
 from falcon_agent.metric import Record
-from falcon_agent.naming import clean_name, join_tags
 from falcon_agent.procfs.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from falcon_agent.cgroupfs import Hierarchies
-    from falcon_agent.collectors.base import Collector
-    from falcon_agent.container import Container, Template
-    from falcon_agent.metric import Metric, Sample, Tags
+    from falcon_agent.collectors.base import Collector, Scope
+    from falcon_agent.collectors.subjects import Naming
+    from falcon_agent.container import Container
+    from falcon_agent.metric import Point, Sample, Tags
+    from falcon_agent.procfs.endings import Endings
     from falcon_agent.selfstat import SelfStat
 
 log = logging.getLogger(__name__)
 
-_COUNTER_MEMORY = 10
-"""Cycles for which a COUNTER's last value is remembered after its series fell silent."""
-
-
+_OPEN, _KEPT = 1, 4
+"""Descriptors for a process, and more for one that is watched: its end, net/sockstat, sockstat6, and sock_diag."""
 Measured: TypeAlias = "tuple[Container | None, Record]"
 """A record and whom it is about; None is the agent itself."""
 
-
-class Naming:
-    """Who a record is about: the endpoint and the tags of a container's records.
-
-    Args:
-        hostname: this host.
-        endpoint: template of the endpoint; where it comes out empty the host name stands in.
-        tags: added to every record; everything more specific wins over them.
-        container_tags: templates added to every container's records; one that comes out empty is left out.
-    """
-
-    def __init__(
-        self,
-        hostname: str,
-        endpoint: Template,
-        tags: Mapping[str, str],
-        container_tags: Mapping[str, Template],
-    ) -> None:
-        self._hostname = hostname
-        self._endpoint = endpoint
-        self._tags = tuple(tags.items())
-        self._container_tags = tuple(container_tags.items())
-
-    def endpoint(self, container: Container | None) -> str:
-        """The endpoint for a container's records, or (None) for those of the agent itself."""
-        if container is None and self._endpoint.about_container:
-            return clean_name(self._hostname)
-        return clean_name(self._endpoint.expand(self._hostname, container)) or clean_name(self._hostname)
-
-    def tags(self, container: Container | None, *, of_namespace: bool) -> Tags:
-        """The tags that all records of a container share, least specific first.
-
-        With `of_namespace` they are about its network namespace: inside a pod that is the pod's, not one container's.
-        """
-        if container is None:
-            return self._tags
-        filled = ((key, text.expand(self._hostname, container)) for key, text in self._container_tags)
-        pairs = [*self._tags, *(pair for pair in filled if pair[1])]
-        pod = container.pod
-        if pod is None or not of_namespace:
-            pairs.append(("name", container.name))
-        if pod is not None:
-            pairs += [("pod", pod.name or pod.uid), ("namespace", pod.namespace)]
-        return tuple(pair for pair in pairs if pair[1])
-
-
-class _Series:
-    """The constant part of one target's records, so that tags are joined once and not in every cycle."""
-
-    __slots__ = ("_base", "_joined", "endpoint")
-
-    def __init__(self, endpoint: str, base: Tags) -> None:
-        self.endpoint = endpoint
-        self._base = base
-        self._joined: dict[Tags, str] = {}
-
-    def tags(self, own: Tags) -> str:
-        joined = self._joined.get(own)
-        if joined is None:
-            joined = self._joined[own] = join_tags((*self._base, *own))
-        return joined
+_Group: TypeAlias = "tuple[Container | None, list[Point]]"
+"""What one collector says of one target."""
 
 
 class Runner:
@@ -104,6 +45,7 @@ class Runner:
         step: seconds between cycles.
         stat: the agent's own counters.
         proc: where /proc is.
+        endings: what watches the containers' first processes, so that more can stay open; without it less does.
     """
 
     def __init__(
@@ -114,6 +56,7 @@ class Runner:
         step: int,
         stat: SelfStat,
         proc: str = "/proc",
+        endings: Endings | None = None,
     ) -> None:
         self.collectors = collectors
         self._hierarchies = hierarchies
@@ -121,49 +64,74 @@ class Runner:
         self._step = step
         self._stat = stat
         self._proc = proc
+        self._endings = endings
         self._targets: dict[str, Target] = {}
-        self._series: dict[tuple[str, bool], _Series] = {}
-        self._counters: dict[tuple[str, str, str], tuple[int | float, int]] = {}
-        self._cycles = 0
+        self._subjects = Subjects()
+        # By whether they speak for their network namespace.
+        self._bearers: dict[bool, dict[Target | None, Bearer]] = {False: {}, True: {}}
         self._complaints: dict[tuple[str, str], str] = {}
 
-    def cycle(self, containers: Iterable[Container], timestamp: int) -> list[Record]:
+    def points(self, containers: Iterable[Container]) -> list[Point]:
         """Measure every container once.
 
         Args:
             containers: those that run now.
-            timestamp: of all records of the cycle: its start, floored to step.
 
         Returns:
-            The records, none of them twice: a second one of a series is left out and counted.
+            What was measured, nothing twice: a second point of a series is left out and counted.
+        """
+        return [point for _, points in self._groups(containers) for point in points]
+
+    def cycle(self, containers: Iterable[Container], timestamp: int) -> list[Record]:
+        """Like `points`, as records.
+
+        Args:
+            containers: those that run now.
+            timestamp: of all records of the cycle: its start, floored to step.
         """
         return [record for _, record in self.measure(containers, timestamp)]
 
     def measure(self, containers: Iterable[Container], timestamp: int) -> list[Measured]:
         """Like `cycle`, with the container that each record is about."""
+        return [
+            (container, record_of(point, self._step, timestamp))
+            for container, points in self._groups(containers)
+            for point in points
+        ]
+
+    def _groups(self, containers: Iterable[Container]) -> list[_Group]:
         started = time.monotonic()
-        self._cycles += 1
+        self._subjects.new_cycle()
         self._hierarchies.new_cycle()
         self._open(containers)
-        namespaces = namespace_owners(self._targets.values())
-        everyone = [target for target in self._targets.values() if not target.container.pause]
-        measured: list[Measured] = []
+        targets = self._targets.values()
+        asked: dict[Scope, list[Target]] = {
+            "container": [target for target in targets if not target.container.pause],
+            "netns": namespace_owners(targets),
+        }
+        groups: list[_Group] = []
+        passing: list[Bearer] = []
         for collector in self.collectors:
             if collector.scope == "host":
                 # Asked last of all (see COLLECTORS), so it sees what this cycle cost.
                 self._stat.set("collect.duration", (time.monotonic() - started) * 1000)
-                measured += self._records(collector, [None], timestamp)
-            else:
-                of_scope = namespaces if collector.scope == "netns" else everyone
-                measured += self._records(collector, of_scope, timestamp)
+            groups += self._ask(collector, asked.get(collector.scope))
             if isinstance(collector, TellsOfEnded):
-                measured += self._records_of_ended(collector, timestamp)
-        self._forget_silent_counters()
-        return self._without_doubles(measured)
+                groups += self._ask_of_ended(collector, passing)
+        if self._subjects.shared:
+            groups = self._without_doubles(groups)
+        for bearer in passing:
+            bearer.release()
+        return groups
 
     def target(self, container: Container) -> Target | None:
         """The open target of a container of the last cycle, or None if it was gone by then."""
         return self._targets.get(container.key)
+
+    def still_runs(self, container: Container) -> bool | None:
+        """Whether a container's first process has not ended; None if the last cycle did not know it."""
+        target = self._targets.get(container.key)
+        return None if target is None else target.process.still_runs()
 
     def speaker(self, container: Container) -> Target | None:
         """The target under whose name a container's network namespace is reported; None for the host's."""
@@ -174,96 +142,91 @@ class Runner:
         return next((owner for owner in owners if _namespace(owner.container) == key), None)
 
     def close(self) -> None:
-        """Let every container go."""
+        """Let every container go, and stop watching."""
         self._open(())
+        if self._endings is not None:
+            self._endings.close()
 
-    def samples(
-        self, collector: Collector, targets: Sequence[Target | None]
-    ) -> Iterable[tuple[Target | None, Sample]]:
-        """What one collector says of its targets; its failures are counted, logged once, and end nothing else."""
+    def _ask(self, collector: Collector, targets: Sequence[Target] | None) -> list[_Group]:
+        """What one collector says of its targets; its failures are counted, logged once, and end nothing else.
+
+        Args:
+            collector: whom to ask.
+            targets: of its scope; None for the host.
+        """
+        started = time.thread_time()
         try:
-            collector.begin([target for target in targets if target is not None])
+            collector.begin(targets or ())
         except Exception as error:  # noqa: BLE001  a faulty collector must not end the cycle
             self._failed(collector, None, error)
-            return
-        for target in targets:
+            return []
+        of_namespace = collector.scope == "netns"
+        bearers = self._bearers[of_namespace]
+        groups: list[_Group] = []
+        for target in [None] if targets is None else targets:
             try:
-                found = list(collector.collect(target))
+                found = collector.collect(target)
+                samples = found if isinstance(found, list) else list(found)
             except GoneError:
                 continue
             except Exception as error:  # noqa: BLE001  the same
                 self._failed(collector, target, error)
                 continue
-            for sample in found:
-                yield target, sample
-
-    def _records(
-        self, collector: Collector, targets: Sequence[Target | None], timestamp: int
-    ) -> Iterable[Measured]:
-        started = time.thread_time()
-        of_namespace = collector.scope == "netns"
-        step = self._step
-        for target, (metric, value, tags) in self.samples(collector, targets):
-            series = self._series_of(target, of_namespace=of_namespace)
-            joined = series.tags(tags)
-            if metric.counter_type == "COUNTER" and self._went_back(series.endpoint, metric, joined, value):
-                continue
-            record = Record(series.endpoint, metric.name, value, step, metric.counter_type, joined, timestamp)
-            yield target.container if target else None, record
+            bearer = bearers.get(target) or self._new_bearer(target, of_namespace=of_namespace)
+            groups.append((target.container if target else None, _points(bearer, samples)))
         self._stat.set("collect.cpu", (time.thread_time() - started) * 1000, collector.name)
+        return groups
 
-    def _records_of_ended(self, collector: TellsOfEnded, timestamp: int) -> list[Measured]:
-        """What is left to say of containers that are no targets any more; they have no series that is kept."""
+    def _ask_of_ended(self, collector: TellsOfEnded, passing: list[Bearer]) -> list[_Group]:
+        """What is left to say of containers that are no targets any more, by bearers that exist for that only."""
         try:
             found = list(collector.ended())
         except Exception as error:  # noqa: BLE001  a faulty collector must not end the cycle
             self._failed(collector, None, error)
             return []
-        measured: list[Measured] = []
+        groups: list[_Group] = []
         for container, (metric, value, tags) in found:
-            endpoint = self._naming.endpoint(container)
-            joined = join_tags((*self._naming.tags(container, of_namespace=False), *tags))
-            record = Record(endpoint, metric.name, value, self._step, metric.counter_type, joined, timestamp)
-            measured.append((container, record))
-        return measured
+            bearer = self._bearer_of(container, of_namespace=False)
+            passing.append(bearer)
+            # The next life's COUNTERs are not to be held against the last one's.
+            groups.append((container, [(bearer.subject(tags) if tags else bearer.plain, metric, value)]))
+        return groups
 
-    def _series_of(self, target: Target | None, *, of_namespace: bool) -> _Series:
-        key = (target.container.key if target else "", of_namespace)
-        series = self._series.get(key)
-        if series is None:
-            container = target.container if target else None
-            series = _Series(
-                self._naming.endpoint(container), self._naming.tags(container, of_namespace=of_namespace)
-            )
-            self._series[key] = series
-        return series
+    def _new_bearer(self, target: Target | None, *, of_namespace: bool) -> Bearer:
+        container = target.container if target else None
+        if of_namespace and (container is None or container.pod is None):
+            # Only a pod has a name of its own for what its containers share.
+            bearer = self._bearers[False].get(target) or self._new_bearer(target, of_namespace=False)
+        else:
+            bearer = self._bearer_of(container, of_namespace=of_namespace)
+        self._bearers[of_namespace][target] = bearer
+        return bearer
 
-    def _went_back(self, endpoint: str, metric: Metric, tags: str, value: float) -> bool:
-        """Whether a COUNTER fell since its last sample: a restart, not a rate; one sample is left out."""
-        key = (endpoint, metric.name, tags)
-        last = self._counters.get(key)
-        self._counters[key] = (value, self._cycles)
-        return last is not None and value < last[0]
+    def _bearer_of(self, container: Container | None, *, of_namespace: bool) -> Bearer:
+        return Bearer(
+            self._subjects,
+            self._naming.endpoint(container),
+            self._naming.tags(container, of_namespace=of_namespace),
+        )
 
-    def _forget_silent_counters(self) -> None:
-        oldest = self._cycles - _COUNTER_MEMORY
-        silent = [key for key, (_, seen) in self._counters.items() if seen < oldest]
-        for key in silent:
-            del self._counters[key]
-
-    def _without_doubles(self, measured: list[Measured]) -> list[Measured]:
+    def _without_doubles(self, groups: list[_Group]) -> list[_Group]:
         """Two containers may come out under one name; graph would keep either point, so the second is named lost."""
-        seen: set[tuple[str, str, str]] = set()
-        kept = []
-        for item in measured:
-            record = item[1]
-            key = (record.endpoint, record.metric, record.tags)
-            if key in seen:
-                self._stat.count("records.invalid", "duplicate")
-                self._complain("duplicate", record.tags, "a second container has the same endpoint and tags")
-            else:
-                seen.add(key)
-                kept.append(item)
+        shared = self._subjects.shared
+        seen = set()
+        kept: list[_Group] = []
+        for container, points in groups:
+            single = []
+            for point in points:
+                subject, metric, _ = point
+                if subject in shared:
+                    if (subject, metric) in seen:
+                        self._stat.count("records.invalid", "duplicate")
+                        text = "a second container has the same endpoint and tags"
+                        self._complain("duplicate", subject.tags, text)
+                        continue
+                    seen.add((subject, metric))
+                single.append(point)
+            kept.append((container, single))
         return kept
 
     def _open(self, containers: Iterable[Container]) -> None:
@@ -273,18 +236,19 @@ class Runner:
             target = self._targets.pop(key)
             for collector in self.collectors:
                 collector.forget(target)
-            target.process.close()
-            self._drop_series(key)
+            self._close(target.process)
+            target.cgroup.close()
+            self._drop_bearers(target)
             self._complaints = {k: v for k, v in self._complaints.items() if k[1] != target.container.name}
         for key, container in wanted.items():
             known = self._targets.get(key)
             if known is not None:
-                if known.container != container:  # renamed, or its labels are known only now
-                    known.container = container
-                    self._drop_series(key)
+                if known.container is not container and known.container != container:
+                    known.container = container  # renamed, or its labels are known only now
+                    self._drop_bearers(known)
                 continue
             try:
-                process = Process(self._proc, container.pid, container.starttime)
+                process = self._opened(container)
             except GoneError:
                 continue
             except FalconAgentError as error:
@@ -293,9 +257,34 @@ class Runner:
                 continue
             self._targets[key] = Target(container, process, Cgroup(self._hierarchies, container.cgroup))
 
-    def _drop_series(self, key: str) -> None:
-        self._series.pop((key, False), None)
-        self._series.pop((key, True), None)
+    def _opened(self, container: Container) -> Process:
+        process = Process(self._proc, container.pid, container.starttime)
+        budget = self._hierarchies.budget
+        # Nothing can be measured without it: it is counted, and opened in any case.
+        budget.give(-_OPEN)
+        if self._endings is None or not budget.take(_KEPT):
+            return process
+        try:
+            watched = self._endings.watch(process)
+        except GoneError:
+            process.close()
+            budget.give(_OPEN + _KEPT)
+            raise
+        if not watched:
+            budget.give(_KEPT)
+        return process
+
+    def _close(self, process: Process) -> None:
+        if self._endings is not None and process.is_watched:
+            self._endings.forget(process)
+            self._hierarchies.budget.give(_KEPT)
+        process.close()
+        self._hierarchies.budget.give(_OPEN)
+
+    def _drop_bearers(self, target: Target) -> None:
+        for bearer in {bearers.pop(target, None) for bearers in self._bearers.values()}:
+            if bearer is not None:
+                bearer.release()
 
     def _failed(self, collector: Collector, target: Target | None, error: Exception) -> None:
         self._stat.count("collect.failed", collector.name)
@@ -312,6 +301,31 @@ class Runner:
         self._complaints[subject, name] = text
         log.warning("%s %r: %s", subject, name, text)
         return True
+
+
+def _points(bearer: Bearer, samples: Iterable[Sample]) -> list[Point]:
+    """The samples of one target, less the COUNTERs that fell since the last: a restart, not a rate."""
+    points: list[Point] = []
+    subject = bearer.plain
+    of: Tags = ()
+    for metric, value, tags in samples:
+        if tags is not of:  # those of one interface or mount have one object, and come together
+            of = tags
+            subject = bearer.subject(tags) if tags else bearer.plain
+        if metric.counter_type == "COUNTER":
+            counters = subject.counters
+            last = counters.get(metric)
+            counters[metric] = value
+            if last is not None and value < last:
+                continue
+        points.append((subject, metric, value))
+    return points
+
+
+def record_of(point: Point, step: int, timestamp: int) -> Record:
+    """A point as the wire's item."""
+    subject, metric, value = point
+    return Record(subject.endpoint, metric.name, value, step, metric.counter_type, subject.tags, timestamp)
 
 
 def namespace_owners(targets: Iterable[Target]) -> list[Target]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from falcon_agent.errors import DeniedError, FalconAgentError, GoneError
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _NEEDS = "CAP_SYS_ADMIN and CAP_SYS_PTRACE"
 _SOCKSTAT = "net/sockstat"
 _SOCK_DIAG = "sock_diag"
+_BUFFER_BYTES = 64 * 1024
+"""Twice the largest datagram of a dump."""
 _MAX_PORTS_EVER = 4 * MAX_LISTEN_PORTS
 """Ports of one container that ever become a series: it may listen on others in every cycle."""
 
@@ -164,47 +167,51 @@ class SocketsCollector:
     def collect(self, target: Target | None) -> Iterable[Sample]:
         """Count the sockets of one namespace; see `Collector.collect`."""
         if target is None:
-            return
-        sockstat = parse_sockstat(target.process.read(_SOCKSTAT))
+            return ()
+        sockstat = parse_sockstat(target.process.read_record(_SOCKSTAT))
         sockstat6 = _read_sockstat6(target)
         inuse = sockstat.tcp_inuse + sockstat6.tcp6_inuse
         tw = sockstat.tcp_tw
         # A connection in SYN_RECV is not in `inuse`, but its listening socket is.
         found = self._dump(target) if inuse or tw else _NO_SOCKETS
-        yield USED, sockstat.sockets_used, ()
-        yield INUSE, inuse, ()
-        yield TOTAL, inuse + tw, ()
-        yield UDP_INUSE, sockstat.udp_inuse + sockstat6.udp6_inuse, ()
+        samples: list[Sample] = [
+            (USED, sockstat.sockets_used, ()),
+            (INUSE, inuse, ()),
+            (TOTAL, inuse + tw, ()),
+            (UDP_INUSE, sockstat.udp_inuse + sockstat6.udp6_inuse, ()),
+        ]
         if found is None:
-            yield TIMEWAIT, tw, ()
-            if parse_snmp(target.process.read("net/snmp")).tcp_curr_estab == 0:
-                yield ESTABLISH, 0, ()
-            return
-        self._reasons.pop(target.container.key, None)
+            samples.append((TIMEWAIT, tw, ()))
+            if parse_snmp(target.process.read_record("net/snmp")).tcp_curr_estab == 0:
+                samples.append((ESTABLISH, 0, ()))
+            return samples
+        self._reasons.pop(target.key, None)
         states = found.states
-        # The two were not read in the same instant.
-        yield TIMEWAIT, max(0, tw - states.fin_wait2_small), ()
-        yield ESTABLISH, states.established, ()
-        yield ORPHAN, states.orphan, ()
-        yield CLOSEWAIT, states.close_wait, ()
-        yield SYNRECV, states.syn_recv, ()
-        yield FINWAIT, states.fin_wait1 + states.fin_wait2, ()
-        yield LISTEN, states.listen, ()
+        samples += (
+            # The two were not read in the same instant.
+            (TIMEWAIT, max(0, tw - states.fin_wait2_small), ()),
+            (ESTABLISH, states.established, ()),
+            (ORPHAN, states.orphan, ()),
+            (CLOSEWAIT, states.close_wait, ()),
+            (SYNRECV, states.syn_recv, ()),
+            (FINWAIT, states.fin_wait1 + states.fin_wait2, ()),
+            (LISTEN, states.listen, ()),
+        )
         for queue in self._queues(target, found):
             tags = (("port", str(queue.port)),)
-            yield BACKLOG, queue.backlog, tags
-            yield BACKLOG_MAX, queue.limit, tags
+            samples += ((BACKLOG, queue.backlog, tags), (BACKLOG_MAX, queue.limit, tags))
+        return samples
 
     def forget(self, target: Target) -> None:
         """Drop what was kept of the container."""
         for kept in (self._reasons, self._ports, self._unlisted):
-            kept.pop(target.container.key, None)
+            kept.pop(target.key, None)
 
     def absent(self, metric: Metric, target: Target) -> str | None:
         """Why a number was not there in the last cycle, or which queues; only what needs the dump can be absent."""
         if metric is not ESTABLISH and metric not in _ONLY_BY_DUMP:
             return None
-        key = target.container.key
+        key = target.key
         reason = self._reasons.get(key)
         if reason is not None:
             return f"TCP states can only be counted inside the network namespace: {reason}"
@@ -212,10 +219,10 @@ class SocketsCollector:
 
     def _dump(self, target: Target) -> TcpSockets | None:
         """The dump, or None and a reason where it cannot be had: the other numbers stand without it."""
-        key = target.container.key
+        key = target.key
         process = target.process
         try:
-            found = self._namespaces.run(_inside, process.fd, process.path, target.container.netns)
+            found = self._ask(target)
         except GoneError:
             raise
         except DeniedError as error:
@@ -231,9 +238,25 @@ class SocketsCollector:
             _note(found, process.namespace_inode("net"))
         return found
 
+    def _ask(self, target: Target) -> TcpSockets:
+        """By a socket that stays inside for as long as the container lives; else by one for each question."""
+        process = target.process
+        where = (process.fd, process.path, target.container.netns)
+        with process.kept_sockets() as kept:
+            if kept is None:
+                return self._namespaces.run(_inside, *where)
+            sock = kept.pop(_SOCK_DIAG, None) or self._namespaces.run(_open, *where)
+            try:
+                found = tcp_sockets(sock)
+            except BaseException:
+                sock.close()  # the rest of an answer may be on its way
+                raise
+            kept[_SOCK_DIAG] = sock
+        return found
+
     def _queues(self, target: Target, found: TcpSockets) -> Iterable[ListenQueue]:
         """The queues to report; that some are left out is said once."""
-        key = target.container.key
+        key = target.key
         known = self._ports.setdefault(key, set())
         listed = []
         for queue in found.queues:
@@ -253,9 +276,17 @@ class SocketsCollector:
         return listed
 
 
+def _open() -> socket.socket:
+    """Runs inside the namespace, which the socket keeps alive until it is closed."""
+    sock = open_netlink(NETLINK_SOCK_DIAG)
+    # Whoever is root in there may send to it at any time: room for an answer, and for no hoard of others' words.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    return sock
+
+
 def _inside() -> TcpSockets:
-    """Runs inside the namespace; the socket, which keeps the namespace alive, is closed before it returns."""
-    with open_netlink(NETLINK_SOCK_DIAG) as sock:
+    """Runs inside the namespace; the socket is closed before it returns."""
+    with _open() as sock:
         return tcp_sockets(sock)
 
 
@@ -272,7 +303,7 @@ def _read_sockstat6(target: Target) -> Sockstat6:
     """The namespace's IPv6 sockets: none where the kernel has no IPv6 and so no such file."""
     process = target.process
     try:
-        return parse_sockstat6(process.read("net/sockstat6"))
+        return parse_sockstat6(process.read_record("net/sockstat6"))
     except GoneError:
         try:
             os.stat(_SOCKSTAT, dir_fd=process.fd)

@@ -110,7 +110,7 @@ def tcp_sockets(sock: socket.socket, what: str = "sock_diag", limit: int = MAX_A
     """The TCP sockets of the network namespace that `sock` was made in; needs no privilege inside it.
 
     Args:
-        sock: a fresh NETLINK_SOCK_DIAG socket.
+        sock: a NETLINK_SOCK_DIAG socket, as `wire.ask` takes it.
         what: names the namespace in errors.
         limit: bytes that the answer may have, about 120 for each TCP socket.
 

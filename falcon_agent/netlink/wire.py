@@ -37,7 +37,7 @@ _DATAGRAM_BYTES = 32768
 _KERNEL_PORT = 0
 """The sender's port id that only the kernel has."""
 _SEQUENCE = 1
-"""Each question has a socket of its own, so one number is enough."""
+"""No question is put before the last one's answer has ended, so one number is enough."""
 
 TIMEOUT_SECONDS = 2.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -89,7 +89,7 @@ def ask(
     """Put one question and yield the payload of each message of the answer, as it comes.
 
     Args:
-        sock: from `open_netlink`, not used before.
+        sock: from `open_netlink`; not used before, or for a question whose answer was read to its end.
         kind: nlmsg_type of the question.
         body: its payload.
         what: names the question in errors.

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from falcon_agent.errors import GoneError, ParseError
-from falcon_agent.kernelfile import read_error, read_to_eof
+from falcon_agent.kernelfile import open_to_read_again, read_again, read_error, read_record, read_to_eof
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
 
 
 def parse_starttime(stat: bytes) -> int:
@@ -28,6 +35,12 @@ class Process:
     A descriptor on the directory stays bound to this very process: when the pid is reused, reads through it fail
     with ESRCH instead of describing a stranger. It pins nothing (unlike one on net/* or ns/net).
 
+    Attributes:
+        path: of the directory.
+        pid: as `proc` numbers it.
+        fd: the open directory; -1 once closed.
+        is_watched: whether somebody tells of its end, so that it may keep files open.
+
     Raises:
         GoneError: there is no such process, or (with `starttime`) its pid now belongs to another.
     """
@@ -35,6 +48,10 @@ class Process:
     def __init__(self, proc: str, pid: int, starttime: int | None = None) -> None:
         self.path = f"{proc}/{pid}"
         self.pid = pid
+        self._lock = threading.Lock()
+        self._kept: dict[str, int] | None = None
+        self._sockets: dict[str, socket.socket] = {}
+        self.is_watched = False
         try:
             self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -48,8 +65,54 @@ class Process:
                 raise
 
     def read(self, name: str) -> bytes:
-        """The content of a file below /proc/PID, e.g. `net/sockstat`; errors as `read_to_eof`."""
+        """The content of a file below /proc/PID, e.g. `net/dev`; errors as `read_to_eof`."""
         return read_to_eof(name, dir_fd=self.fd, base=self.path)
+
+    def read_record(self, name: str) -> bytes:
+        """The content of a file that is one record, e.g. `net/sockstat`; see `kernelfile.read_record`."""
+        if self._kept is not None:
+            with self._lock:
+                # It may have ended meanwhile.
+                if self._kept is not None:
+                    fd = self._kept.get(name)
+                    if fd is None:
+                        fd = self._kept[name] = open_to_read_again(name, dir_fd=self.fd, base=self.path)
+                    return read_again(fd, name, self.path)
+        return read_record(name, dir_fd=self.fd, base=self.path)
+
+    def keep(self) -> None:
+        """Keep the files open that are read by `read_record`; whoever asks for this calls `ended` in time."""
+        self._kept = {}
+        self.is_watched = True
+
+    @contextmanager
+    def kept_sockets(self) -> Iterator[dict[str, socket.socket] | None]:
+        """Sockets that were made in its namespaces, by name, to use and to add to; nobody closes them meanwhile.
+
+        None where nothing may be kept.
+        """
+        with self._lock:
+            yield None if self._kept is None else self._sockets
+
+    def ended(self) -> None:
+        """The process has ended: let go at once of what keeps its namespaces alive."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+            for fd in (kept or {}).values():
+                os.close(fd)
+            for sock in self._sockets.values():
+                sock.close()
+            self._sockets.clear()
+
+    def still_runs(self) -> bool:
+        """Whether it has not ended; one whose end nobody has waited for yet counts as running, unless it is watched."""
+        if self.is_watched:
+            return self._kept is not None
+        try:
+            os.stat("stat", dir_fd=self.fd)
+        except OSError:
+            return False
+        return True
 
     def starttime(self) -> int:
         """When the process started, in clock ticks since boot."""
@@ -69,7 +132,8 @@ class Process:
             raise read_error(f"{self.path}/{path}", error) from None
 
     def close(self) -> None:
-        """Let the directory go; may be called twice."""
+        """Let the directory and what is kept go; may be called twice."""
+        self.ended()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -39,25 +39,32 @@ def make_batches(records: Iterable[Record], batch_size: int, max_bytes: int) -> 
         batch_size: most records in a batch.
         max_bytes: longest body; a single record longer than that still goes alone.
     """
-    by_timestamp: dict[int, list[Record]] = {}
+    by_timestamp: dict[int, list[str]] = {}
     for record in records:
-        by_timestamp.setdefault(record.timestamp, []).append(record)
+        by_timestamp.setdefault(record.timestamp, []).append(orjson.dumps(record).decode())
+    return [
+        batch
+        for timestamp in sorted(by_timestamp)
+        for batch in batches_of(by_timestamp[timestamp], timestamp, batch_size, max_bytes)
+    ]
+
+
+def batches_of(items: Sequence[str], timestamp: int, batch_size: int, max_bytes: int) -> list[Batch]:
+    """Pack items of one timestamp that are JSON already; the arguments as of `make_batches`."""
     batches: list[Batch] = []
-    for timestamp in sorted(by_timestamp):
-        same = by_timestamp[timestamp]
-        for start in range(0, len(same), batch_size):
-            _pack(same[start : start + batch_size], timestamp, max_bytes, batches)
+    for start in range(0, len(items), batch_size):
+        _pack(items[start : start + batch_size], timestamp, max_bytes, batches)
     return batches
 
 
-def _pack(records: Sequence[Record], timestamp: int, max_bytes: int, batches: list[Batch]) -> None:
-    body = orjson.dumps(records)
-    if len(body) <= max_bytes or len(records) == 1:
-        batches.append(Batch(body, len(records), timestamp))
+def _pack(items: Sequence[str], timestamp: int, max_bytes: int, batches: list[Batch]) -> None:
+    body = f"[{','.join(items)}]".encode()
+    if len(body) <= max_bytes or len(items) == 1:
+        batches.append(Batch(body, len(items), timestamp))
         return
-    middle = len(records) // 2
-    _pack(records[:middle], timestamp, max_bytes, batches)
-    _pack(records[middle:], timestamp, max_bytes, batches)
+    middle = len(items) // 2
+    _pack(items[:middle], timestamp, max_bytes, batches)
+    _pack(items[middle:], timestamp, max_bytes, batches)
 
 
 def items_of(body: bytes) -> list[Any]:

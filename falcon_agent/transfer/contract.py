@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 from falcon_agent.naming import MAX_NAME_BYTES, is_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from falcon_agent.metric import Record
     from falcon_agent.selfstat import SelfStat
 
@@ -36,7 +34,7 @@ COUNTER_LIMIT = 2**63
 _TIMESTAMP_LIMIT = 2**32
 """Seconds; anything above is milliseconds by mistake, which transfer would replace by its own now."""
 
-_COUNTER_TYPES = frozenset({"GAUGE", "COUNTER"})
+COUNTER_TYPES = frozenset({"GAUGE", "COUNTER"})
 
 _log = logging.getLogger(__name__)
 
@@ -54,21 +52,35 @@ def refusal(record: Record) -> str | None:
     )
 
 
-def accepted(records: Iterable[Record], stat: SelfStat) -> list[Record]:
-    """The records that may be queued; the others are counted as `records.invalid` by reason.
+def takes(record: Record, stat: SelfStat) -> bool:
+    """Whether a record may be queued; one that may not is counted as `records.invalid` by reason.
 
     The first one of each reason is logged as a warning, the others for debugging only.
     """
-    kept = []
-    for record in records:
-        reason = refusal(record)
-        if reason is None:
-            kept.append(record)
-        else:
-            first = not stat.reasons("records.invalid").get(reason)
-            stat.count("records.invalid", reason)
-            _log.log(logging.WARNING if first else logging.DEBUG, "left out (%s): %r", reason, record)
-    return kept
+    reason = refusal(record)
+    if reason is None:
+        return True
+    first = not stat.reasons("records.invalid").get(reason)
+    stat.count("records.invalid", reason)
+    _log.log(logging.WARNING if first else logging.DEBUG, "left out (%s): %r", reason, record)
+    return False
+
+
+def room_for_metric(endpoint: str, tags: str) -> int | None:
+    """The length in bytes that the name of a metric may have beside these, or None if one of them is refused."""
+    reason, tags_bytes = _tags_refusal(tags)
+    return None if reason or _endpoint_refusal(endpoint) else MAX_SERIES_BYTES - len("/") - tags_bytes
+
+
+def metric_size(metric: str) -> int | None:
+    """The length in bytes of a metric's name, or None if it is refused."""
+    reason, size = _metric_refusal(metric)
+    return None if reason else size
+
+
+def is_good_time(step: int, timestamp: int) -> bool:
+    """Whether records may have this step and timestamp."""
+    return _time_refusal(step, timestamp) is None
 
 
 # The checked values are typed, and still checked: a collector's mistake must not cost a whole POST.
@@ -130,7 +142,7 @@ def _tags_refusal(tags: str) -> tuple[str | None, int]:
 def _value_refusal(value: object, counter_type: object) -> str | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "value"
-    if not isinstance(counter_type, str) or counter_type not in _COUNTER_TYPES:
+    if not isinstance(counter_type, str) or counter_type not in COUNTER_TYPES:
         return "counter_type"
     if isinstance(value, float) and not isfinite(value):
         return "value"

@@ -1,20 +1,20 @@
-"""From the records of a cycle to what waits for delivery."""
+"""From the points of a cycle to what waits for delivery."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from falcon_agent.transfer.batches import make_batches
-from falcon_agent.transfer.contract import accepted
+from falcon_agent.transfer.batches import batches_of
+from falcon_agent.transfer.items import ItemMaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from falcon_agent.metric import Record
+    from falcon_agent.metric import Point
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.batches import Batch
 
-_MAX_BODY_BYTES = 900_000
+MAX_BODY_BYTES = 900_000
 """transfer takes far more, but gateways in front of it often stop at one megabyte."""
 
 
@@ -37,8 +37,15 @@ class Outbox:
     def __init__(self, spool: Store, batch_size: int, stat: SelfStat) -> None:
         self._spool = spool
         self._batch_size = batch_size
-        self._stat = stat
+        self._items = ItemMaker(stat)
 
-    def put(self, records: Iterable[Record]) -> None:
-        """Queue the records of a cycle; they may be gone from memory afterwards."""
-        self._spool.put(make_batches(accepted(records, self._stat), self._batch_size, _MAX_BODY_BYTES))
+    def put(self, points: Iterable[Point], step: int, timestamp: int) -> None:
+        """Queue the points of a cycle; they may be gone from memory afterwards.
+
+        Args:
+            points: what was measured.
+            step: seconds between two cycles.
+            timestamp: of all of them, in seconds since the epoch.
+        """
+        items = self._items.items(points, step, timestamp)
+        self._spool.put(batches_of(items, timestamp, self._batch_size, MAX_BODY_BYTES))

@@ -37,6 +37,7 @@ class LiveCgroup:
             mounted.append(ROOT / "unified")
         self.tops = [top / name for top in dict.fromkeys(mounted)]
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._opened: list[Cgroup] = []
 
     def __enter__(self) -> Self:
         for top in self.tops:
@@ -53,6 +54,8 @@ class LiveCgroup:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for cgroup in self._opened:
+            cgroup.close()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -109,7 +112,9 @@ class LiveCgroup:
         paths = self.paths(pid)
         if paths is None:
             raise AssertionError("the process is not in the cgroup")
-        return Cgroup(Hierarchies.find(), paths)
+        cgroup = Cgroup(Hierarchies.find(), paths)
+        self._opened.append(cgroup)
+        return cgroup
 
     def _top(self, controller: str) -> Path:
         return self.tops[0] if V2 else (ROOT / controller).resolve() / self.tops[0].name

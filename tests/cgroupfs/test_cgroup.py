@@ -170,6 +170,18 @@ def test_garbage_is_a_typed_error(tmp_path: Path) -> None:
             read(tree.cgroup(DOCKER["v2"]))
 
 
+def test_a_limit_of_the_pod_that_is_changed_shows_in_the_next_cycle(tmp_path: Path) -> None:
+    tree = Tree.copy("v2", tmp_path)
+    cgroup = tree.cgroup(POD["v2"])
+    pod = tree.directory(POD["v2"], "cpu").parent
+    (pod / "cpu.max").write_text("10000 100000\n")
+    assert cgroup.cpu_quota().smallest == 0.1
+    (pod / "cpu.max").write_text("20000 100000\n")
+    assert cgroup.cpu_quota().smallest == 0.1  # one cycle is one look
+    tree.hierarchies.new_cycle()
+    assert cgroup.cpu_quota().smallest == 0.2
+
+
 def test_a_second_container_of_the_pod_records_the_shared_limit_too() -> None:
     tree = Tree("v2")
     for _ in range(2):

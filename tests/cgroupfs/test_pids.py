@@ -54,7 +54,7 @@ def test_what_the_kernel_does_not_have(layout: str, tmp_path: Path) -> None:
 
 
 def test_other_forms_are_refused() -> None:
-    for current, events in ((b"max\n", b"max 1\n"), (b"1\n", b"max\n"), (b"", None)):
+    for current, events in ((b"max\n", b"max 1\n"), (b"1\n", b"max max\n"), (b"", None)):
         with pytest.raises(ParseError, match=r"pids\."):
             parse_pids(current, events, None)
     with pytest.raises(ParseError, match=r"pids\.max"):

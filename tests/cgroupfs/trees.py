@@ -30,6 +30,8 @@ class Tree:
         self.root = root or FIXTURES / layout / "first"
         self.proc = str(self.root / "proc")
         self.hierarchies = Hierarchies.find(self.proc, str(self.root / "sys/fs/cgroup"))
+        # An ordinary file that was removed or replaced would live on in a descriptor, which one of a cgroup does not.
+        self.hierarchies.budget.left = 0
 
     @classmethod
     def copy(cls, layout: str, tmp_path: Path) -> Tree:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from falcon_agent.cgroupfs import Hierarchies
-from falcon_agent.collectors.runner import Naming, Runner, namespace_owners
+from falcon_agent.collectors.runner import Runner, namespace_owners, record_of
+from falcon_agent.collectors.subjects import Naming
 from falcon_agent.container import CgroupPaths, Container, Pod, Template
 from falcon_agent.errors import FalconAgentError, GoneError, KernelFileError
 from falcon_agent.metric import Metric, Record
+from falcon_agent.procfs.endings import Endings
 from falcon_agent.procfs.process import Process
 from falcon_agent.selfstat import SelfStat
+from tests.cgroupfs.live import LiveCgroup
+from tests.namespaces.lab import open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -179,6 +183,60 @@ def test_the_second_record_of_a_series_is_left_out_and_counted(sleeper: subproce
     assert stat.reasons("records.invalid") == {"duplicate": 1}
 
 
+def test_a_name_that_two_bear_is_reported_once_and_afterwards_by_the_other(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    stat = SelfStat()
+    tagged = Scripted("b", one(COUNTER, 5, ("iface", "eth0")))
+    made = runner(Scripted("a", one(GAUGE, 1)), tagged, stat=stat)
+    first, second = container("web 1"), container("web_1", pid=sleeper.pid)
+    for _ in range(2):
+        assert [record.tags for record in made.cycle([first, second], NOW)] == [
+            "name=web_1",
+            "iface=eth0,name=web_1",
+        ]
+    assert stat.reasons("records.invalid") == {"duplicate": 4}
+    assert len(made.cycle([second], NOW)) == 2
+    assert stat.reasons("records.invalid") == {"duplicate": 4}
+    assert not made._subjects.shared  # and so nothing is looked at twice any more
+
+
+def test_two_own_tags_that_come_out_alike_are_one_series() -> None:
+    stat = SelfStat()
+    samples: list[Sample] = [(GAUGE, 1, (("mount", "/a b"),)), (GAUGE, 2, (("mount", "/a_b"),))]
+    made = runner(Scripted("a", lambda _: samples), stat=stat)
+    assert [record.value for record in made.cycle([container()], NOW)] == [1]
+    assert stat.reasons("records.invalid") == {"duplicate": 1}
+
+
+def test_a_name_is_remembered_for_some_cycles_and_then_forgotten(sleeper: subprocess.Popen[bytes]) -> None:
+    for absent, expected in ((5, []), (15, [3])):
+        values = iter([10, 3])
+        made = runner(Scripted("a", lambda _, values=values: [(COUNTER, next(values), ())]))  # type: ignore[misc]
+        made.cycle([container()], NOW)
+        for _ in range(absent):
+            made.cycle([], NOW)
+        again = container(pid=sleeper.pid)
+        assert [record.value for record in made.cycle([again], NOW)] == expected
+
+
+def test_a_container_makes_no_end_of_names() -> None:
+    numbers = iter(range(100_000))
+    made = runner(
+        Scripted("a", lambda _: [(GAUGE, 1, (("mount", f"/{next(numbers)}"),)) for _ in range(500)])
+    )
+    for _ in range(40):
+        assert len(made.cycle([container()], NOW)) == 500
+    assert len(made._subjects._known) < 12_000
+
+
+def test_points_are_the_records_of_a_cycle() -> None:
+    made = runner(Scripted("a", one(GAUGE, 1.5, ("iface", "eth0"))), Scripted("b", one(COUNTER, 2)))
+    records = made.cycle([container()], NOW)
+    points = made.points([container()])
+    assert [record_of(point, 60, NOW) for point in points] == records
+
+
 def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen[bytes]) -> None:
     collector = Scripted("a", one(GAUGE, 1))
     made = runner(collector)
@@ -189,6 +247,31 @@ def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen
     assert collector.forgotten == [leaves.key]
     made.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.real
+def test_what_was_kept_open_of_a_container_goes_with_it() -> None:
+    def read(target: Target | None) -> Iterable[Sample]:
+        assert target is not None
+        assert target.cgroup.memory() is not None
+        target.process.read_record("net/sockstat")
+        return [(GAUGE, 1, ())]
+
+    with LiveCgroup("falcon-agent-test-runner") as live:
+        pid = live.start("import time; time.sleep(600)").pid
+        paths = live.paths(pid)
+        hierarchies, endings = Hierarchies.find(), Endings("/proc")
+        made = Runner([Scripted("a", read)], hierarchies, naming(), 60, SelfStat(), endings=endings)
+        room, before = hierarchies.budget.left, open_descriptors()
+        one_of_them = container(pid=pid, cgroup=paths)
+        for _ in range(3):
+            assert len(made.cycle([one_of_them], NOW)) == 1
+        assert made.still_runs(one_of_them)
+        assert hierarchies.budget.left < room
+        assert made.cycle([], NOW) == []
+        assert hierarchies.budget.left == room
+        made.close()
+        assert open_descriptors() == before
 
 
 def test_a_renamed_container_gets_its_new_name_and_keeps_its_state() -> None:

@@ -251,7 +251,7 @@ def test_a_container_that_ended(box: Netns) -> None:
 def test_a_container_that_ends_while_it_is_measured(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     pair.connection(9001)
     with target(pair.near) as of:
-        read = of.process.read
+        read = of.process.read_record
 
         def end_after(name: str) -> bytes:
             content = read(name)
@@ -259,7 +259,7 @@ def test_a_container_that_ends_while_it_is_measured(pair: Pair, caplog: pytest.L
                 pair.near.end()
             return content
 
-        of.process.read = end_after  # type: ignore[method-assign]
+        of.process.read_record = end_after  # type: ignore[method-assign]
         with pytest.raises(GoneError):
             collect(SocketsCollector(), of)
     assert not caplog.records  # nothing is wrong
@@ -275,14 +275,14 @@ def test_a_kernel_without_ipv6(tmp_path: Path) -> None:
 
 def test_ipv6_numbers_of_a_process_that_ended_are_not_zero(tmp_path: Path) -> None:
     of = captured(tmp_path, leave_out="sockstat6")
-    read = of.process.read
+    read = of.process.read_record
 
     def die_after(name: str) -> bytes:
         content = read(name)
         (tmp_path / "77/net/sockstat").unlink()
         return content
 
-    of.process.read = die_after  # type: ignore[method-assign]
+    of.process.read_record = die_after  # type: ignore[method-assign]
     with pytest.raises(GoneError):
         collect(SocketsCollector(), of)
     of.process.close()

@@ -17,7 +17,8 @@ import pytest
 from falcon_agent.cgroupfs import Cgroup, Hierarchies
 from falcon_agent.collectors.cpu import CpuCollector
 from falcon_agent.collectors.network import NetworkCollector
-from falcon_agent.collectors.runner import Naming, Runner
+from falcon_agent.collectors.runner import Runner
+from falcon_agent.collectors.subjects import Naming
 from falcon_agent.container import LeftOut, Template
 from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.discovery.feed import Feed

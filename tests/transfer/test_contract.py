@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from falcon_agent.metric import Record
 from falcon_agent.selfstat import SelfStat
-from falcon_agent.transfer.contract import accepted, refusal
+from falcon_agent.transfer.contract import refusal, takes
 from falcon_agent.transfer.verdict import judge
 
 GOOD = Record("host-1", "container.mem.rss", 4096, 60, "GAUGE", "name=web", 1795161720)
@@ -125,7 +125,7 @@ def test_what_is_refused_is_counted_by_reason_and_named_once(caplog: pytest.LogC
     stat = SelfStat()
     bad = [replace(GOOD, value=float("nan")), replace(GOOD, value=float("inf")), replace(GOOD, step=0)]
     with caplog.at_level(logging.WARNING):
-        assert accepted([GOOD, *bad, COUNTER], stat) == [GOOD, COUNTER]
-        accepted(bad, stat)
+        assert [takes(record, stat) for record in (GOOD, *bad, COUNTER)] == [True, False, False, False, True]
+        assert not any(takes(record, stat) for record in bad)
     assert stat.reasons("records.invalid") == {"value": 4, "step": 2}
     assert len(caplog.records) == 2

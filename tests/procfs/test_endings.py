@@ -1,0 +1,126 @@
+"""What is kept of a process goes when it ends, and not when somebody looks next."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from falcon_agent.errors import GoneError
+from falcon_agent.procfs.endings import Endings
+from falcon_agent.procfs.process import Process
+from tests.collectors.traffic import exists, host_name
+from tests.namespaces.lab import Netns, eventually, netns, open_descriptors, veth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.real
+
+SOCKSTAT = "net/sockstat"
+
+
+@pytest.fixture
+def endings() -> Iterator[Endings]:
+    made = Endings("/proc")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def box() -> Iterator[Netns]:
+    with netns() as made:
+        yield made
+
+
+def test_files_stay_open_and_are_read_anew(endings: Endings, box: Netns) -> None:
+    process = Process("/proc", box.pid)
+    assert endings.watch(process)
+    before = process.read_record(SOCKSTAT)
+    descriptors = open_descriptors()
+    with box.socket():
+        assert process.read_record(SOCKSTAT) != before
+        assert process.read_record(SOCKSTAT) == box.read(SOCKSTAT)
+    assert process.read_record(SOCKSTAT) == before
+    assert open_descriptors() == descriptors
+    assert process.still_runs()
+    endings.forget(process)
+    process.close()
+
+
+def test_the_namespace_of_a_dead_container_is_not_held(endings: Endings, box: Netns) -> None:
+    name = host_name()
+    veth(name, box, "eth0")
+    process = Process("/proc", box.pid)
+    endings.watch(process)
+    process.read_record(SOCKSTAT)
+    process.read_record("net/sockstat6")
+    box.end()
+    # Nobody looks; the thread lets go.
+    eventually(lambda: not exists(name), "a veth that vanished")
+    assert not process.still_runs()
+    with pytest.raises(GoneError):
+        process.read_record(SOCKSTAT)
+    process.close()
+
+
+def test_without_a_watch_nothing_is_kept(box: Netns) -> None:
+    process = Process("/proc", box.pid)
+    before = open_descriptors()
+    process.read_record(SOCKSTAT)
+    assert open_descriptors() == before
+    process.close()
+
+
+def test_one_that_has_ended_is_gone(endings: Endings) -> None:
+    with subprocess.Popen(["sleep", "60"]) as ended:
+        process = Process("/proc", ended.pid)
+        ended.kill()
+    before = open_descriptors()
+    with pytest.raises(GoneError):
+        endings.watch(process)
+    assert open_descriptors() == before
+    process.close()
+
+
+def test_a_number_that_belongs_to_another_is_not_watched(endings: Endings) -> None:
+    with subprocess.Popen(["sleep", "60"]) as ended, subprocess.Popen(["sleep", "60"]) as other:
+        process = Process("/proc", ended.pid)
+        ended.kill()
+        ended.wait()
+        process.pid = other.pid  # as if it had been given again
+        with pytest.raises(GoneError):
+            endings.watch(process)
+        process.close()
+        other.kill()
+
+
+def test_where_pids_are_others_nothing_is_watched(tmp_path: Path, box: Netns) -> None:
+    # No procfs whose reader numbers processes as we do.
+    endings = Endings(str(tmp_path))
+    process = Process("/proc", box.pid)
+    assert not endings.watch(process)
+    before = open_descriptors()
+    process.read_record(SOCKSTAT)
+    assert open_descriptors() == before
+    process.close()
+    endings.close()
+
+
+def test_closing_leaves_no_thread_and_no_descriptor(box: Netns) -> None:
+    before = open_descriptors()
+    endings = Endings("/proc")
+    many = [Process("/proc", box.pid) for _ in range(50)]
+    for process in many:
+        assert endings.watch(process)
+        process.read_record(SOCKSTAT)
+    for process in many[:20]:
+        endings.forget(process)
+        process.close()
+    endings.close()
+    for process in many:
+        process.close()
+    assert open_descriptors() == before
+    endings.close()
