@@ -53,6 +53,10 @@ class RuntimeAbsentError(RuntimeUnavailableError):
     """There is no such container runtime, as far as can be told: no socket, or one that does not speak for it."""
 
 
+class RuntimeDeniedError(RuntimeUnavailableError):
+    """The agent may not talk to a container runtime: a matter of how it was set up, which will not pass."""
+
+
 class TransferError(FalconAgentError):
     """A transfer did not take a push: unreachable, hanging, or answering something else than the contract says."""
 

@@ -28,7 +28,7 @@ from h2.events import (
 from h2.exceptions import H2Error, ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
+from falcon_agent.errors import RuntimeAbsentError, RuntimeDeniedError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -184,7 +184,7 @@ class Rpc:
                 message = "there is no such socket; is containerd or CRI-O installed and running?"
                 return RuntimeAbsentError(f"cannot use {self.url}: {message}")
             case PermissionError():
-                return _error(self.url, "permission denied; run as root")
+                return RuntimeDeniedError(f"cannot use {self.url}: permission denied; run as root")
             case ConnectionRefusedError():
                 return _error(self.url, "connection refused; the daemon does not run")
             case TimeoutError() | BlockingIOError():

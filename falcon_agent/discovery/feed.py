@@ -7,14 +7,14 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.container import LeftOut
 from falcon_agent.discovery.runtime import Countable
-from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
+from falcon_agent.errors import RuntimeAbsentError, RuntimeDeniedError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from falcon_agent.container import Census, Container
     from falcon_agent.discovery.runtime import Change, Runtime
@@ -45,6 +45,7 @@ class RuntimeState:
         error: what is wrong, in words; empty if `ok`.
         containers: that it is known to run, measured or not.
         present: False if it may be missing (nobody asked for it by name) and is.
+        denied: whether what is wrong is that we may not ask it.
     """
 
     name: str
@@ -53,6 +54,11 @@ class RuntimeState:
     error: str
     containers: int
     present: bool = True
+    denied: bool = False
+
+
+StillRuns: TypeAlias = "Callable[[Container], bool | None]"
+"""Whether the first process of a container has not ended; None from one who does not know it."""
 
 
 class Feed:
@@ -86,6 +92,7 @@ class Feed:
         """What the last look was about may have changed the figures, and they were not asked for again."""
         self._last_ok: float | None = None
         self._error = "not asked yet"
+        self._denied = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looked = threading.Event()
@@ -118,13 +125,21 @@ class Feed:
             if thread.ident is not None:
                 thread.join(_JOIN_SECONDS)
 
-    def containers(self, besides: Collection[str] = ()) -> list[Container]:
-        """Those whose first process runs at this moment, less those with these ids; asks only the kernel."""
+    def containers(
+        self, besides: Collection[str] = (), still_runs: StillRuns = lambda _: None
+    ) -> list[Container]:
+        """Those whose first process runs at this moment, less those with these ids; asks only the kernel.
+
+        Args:
+            besides: ids.
+            still_runs: spares looking up the processes that somebody has open anyway.
+        """
         with self._lock:
             known = [one for one in self._containers.values() if one.id not in besides]
         alive = []
         for container in known:
-            if self._runtime.alive(container):
+            runs = still_runs(container)
+            if self._runtime.alive(container) if runs is None else runs:
                 alive.append(container)
             else:
                 # No event told us, or it is on its way; if it was started again, a look will show the new
@@ -172,6 +187,7 @@ class Feed:
                 self._error,
                 len(self._containers),
                 self._present,
+                self._denied,
             )
 
     def _keep_looking(self) -> None:
@@ -202,6 +218,9 @@ class Feed:
             with self._lock:
                 self._present, self._error = False, ""
             return True
+        except RuntimeDeniedError as error:
+            self._failed(str(error), denied=True)
+            return False
         except RuntimeUnavailableError as error:
             self._failed(str(error))
             return False
@@ -221,6 +240,7 @@ class Feed:
             self._last_ok = time.time()
             self._present = True
             recovered, self._error = self._error, ""
+            self._denied = False
         for container in before.values():
             if container.id in now:
                 if now[container.id].key != container.key:
@@ -259,11 +279,15 @@ class Feed:
         with self._lock:
             self._census = census
 
-    def _failed(self, error: str) -> None:
+    def _failed(self, error: str, *, denied: bool = False) -> None:
         with self._lock:
             before, self._error = self._error, error
+            self._denied = denied
         if error != before and not self._stopping.is_set():
-            log.warning("%s; containers that are known go on being measured", error)
+            if denied:
+                log.warning("%s; containers that the cgroups show are measured under their ids", error)
+            else:
+                log.warning("%s; containers that are known go on being measured", error)
 
     def _notice(self, change: Change) -> None:
         """Called by the runtime's watch for every event."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from falcon_agent.container import Census, Container
+    from falcon_agent.discovery.feed import StillRuns
     from falcon_agent.discovery.filters import Filter
     from falcon_agent.discovery.sources import Source
     from falcon_agent.selfstat import SelfStat
@@ -93,15 +94,15 @@ class Inventory:
         for _, feed in self._running():
             feed.stop()
 
-    def snapshot(self) -> list[Container]:
+    def snapshot(self, still_runs: StillRuns = lambda _: None) -> list[Container]:
         """The containers to measure now, sorted by name: those that run, less those that are left out.
 
         Those that only hold a pod's namespaces (`pause`) are among them, for the pod's sockets and network, if any
         of the pod's containers is measured, or, while none runs, if nothing speaks against the pod.
         """
-        chosen = self._choose(self._known().containers)
+        chosen = self._choose(self._known(still_runs).containers)
         self._stat.set("containers", sum(not one.pause for one in chosen))
-        states = [state for state in self.states() if state.present]
+        states = [state for state in self.states() if state.present and not state.denied]
         if states:
             self._stat.set("runtime.up", int(all(state.ok for state in states)))
         return chosen
@@ -185,18 +186,23 @@ class Inventory:
 
     # Which containers there are
 
-    def _known(self) -> _Known:
+    def _known(self, still_runs: StillRuns = lambda _: None) -> _Known:
         feeds = self._running()
         told: dict[str, Container] = {}
         for source, feed in feeds:
             if not source.is_tree:
-                for container in feed.containers():
+                for container in feed.containers((), still_runs):
                     told.setdefault(container.id, container)
         processes = {(container.pid, container.starttime) for container in told.values()}
         held: list[LeftOut] = []
         seen: dict[str, float] = {}
         # The tree shows them all again: one look at each process is enough.
-        shown = [one for source, feed in feeds if source.is_tree for one in feed.containers(told.keys())]
+        shown = [
+            one
+            for source, feed in feeds
+            if source.is_tree
+            for one in feed.containers(told.keys(), still_runs)
+        ]
         for container in shown:
             if container.id in told or (container.pid, container.starttime) in processes:
                 continue
@@ -219,6 +225,8 @@ class Inventory:
             state = feed.state()
             if source.is_tree or not state.present or (owners is not None and source.name not in owners):
                 continue
+            if state.denied:
+                continue  # it will not tell for as long as the agent is set up so: an id is better than nothing
             if not state.ok:
                 return f"{state.name}, which would tell its name, does not answer"
             if reason := next((one.reason for one in feed.left_out() if one.id == container.id), None):

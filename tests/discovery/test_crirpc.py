@@ -468,7 +468,7 @@ with socket.socket(socket.AF_UNIX) as server:
     os.waitpid(child, 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("RuntimeUnavailableError: cannot use unix://")
+    assert done.stdout.startswith("RuntimeDeniedError: cannot use unix://")
     assert "permission denied; run as root" in done.stdout
 
 

@@ -14,7 +14,8 @@ from falcon_agent.discovery import inventory as inventory_module
 from falcon_agent.discovery.filters import Filter
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.discovery.sources import CRI_SOCKETS, Places, Source, make_sources
-from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
+from falcon_agent.errors import RuntimeAbsentError, RuntimeDeniedError, RuntimeUnavailableError
+from falcon_agent.selfstat import SelfStat
 from tests.discovery.told import Told, container, names, reasons, started
 from tests.real.engine import wait_until
 
@@ -106,6 +107,22 @@ def test_a_runtime_that_hangs_holds_back_its_own_and_nobody_elses(no_hold: None,
         docker.error, docker.found = None, Found([container("web", id=ID)])
         inventory.refresh()
         wait_until(lambda: names(inventory) == ["ct1", "web"], "it answers")
+
+
+def test_a_runtime_that_refuses_us_holds_nobody_back(no_hold: None) -> None:
+    docker = Told(name="docker")
+    docker.error = RuntimeDeniedError("cannot use it: permission denied")
+    stat = SelfStat()
+    with started(docker, Told(by_tree(), name="cgroups"), stat=stat) as inventory:
+        assert names(inventory) == [ID[:12]]
+        assert reasons(inventory) == {}
+        assert stat.value("runtime.up") == 1  # it is a matter of the set-up, which `check` names
+        (state, _) = inventory.states()
+        assert (state.ok, state.denied, state.error) == (False, True, "cannot use it: permission denied")
+        docker.error, docker.found = None, Found([container("web", id=ID)])
+        inventory.refresh()
+        wait_until(lambda: names(inventory) == ["web"], "it answers")
+        assert not inventory.states()[0].denied
 
 
 def test_what_a_runtime_could_not_describe_does_not_change_its_name(no_hold: None) -> None:

@@ -81,10 +81,13 @@ def source(runtime: Runtime) -> Source:
 
 @contextlib.contextmanager
 def started(
-    *runtimes: Runtime | Source, chosen: Filter | None = None, resync: float = LONG
+    *runtimes: Runtime | Source,
+    chosen: Filter | None = None,
+    resync: float = LONG,
+    stat: SelfStat | None = None,
 ) -> Iterator[Inventory]:
     sources = [one if isinstance(one, Source) else source(one) for one in runtimes]
-    inventory = Inventory(sources, chosen or Filter(NOTHING, NOTHING), SelfStat(), resync)
+    inventory = Inventory(sources, chosen or Filter(NOTHING, NOTHING), stat or SelfStat(), resync)
     inventory.start()
     try:
         yield inventory
