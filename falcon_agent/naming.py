@@ -9,7 +9,6 @@ makes series collide, and a judge expression has no way to write a space, `=` or
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -67,9 +66,10 @@ def _shorten(cleaned: str, original: str, limit: int) -> str:
     encoded = cleaned.encode()
     if len(encoded) <= limit:
         return cleaned
-    digest = hashlib.blake2b(
-        original.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_HEX // 2
-    ).hexdigest()
+    # Loaded where a name is that long: OpenSSL comes with it, 4 MB.
+    from hashlib import blake2b  # noqa: PLC0415
+
+    digest = blake2b(original.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_HEX // 2).hexdigest()
     kept = encoded[: limit - _DIGEST_HEX - 1].decode("utf-8", "ignore")
     return f"{kept}~{digest}"
 

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import sys
 from typing import TYPE_CHECKING
 
+from falcon_agent.config import ENVIRONMENT_PREFIX
+from falcon_agent.config.validation import Validation
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from falcon_agent.config import Settings
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = 80
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help with paragraphs and examples as they are written.
+
+    It finds the width by itself: argparse would load shutil for that, with bz2 and lzma, for every option it adds.
+    """
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS", "")) or _COLUMNS
+        except ValueError:
+            try:
+                columns = (
+                    os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ else _COLUMNS
+                )
+            except OSError:
+                columns = _COLUMNS
+        super().__init__(prog, width=columns - 2)
 
 
 def command(
@@ -23,7 +53,7 @@ def command(
         help=summary,
         description=text,
         epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 
@@ -61,11 +91,27 @@ def settings(args: argparse.Namespace) -> Settings:
         ConfigError: they cannot be used.
     """
     # pydantic costs a quarter of a second that `--help` need not pay.
-    from falcon_agent.config import ENVIRONMENT_PREFIX, load  # noqa: PLC0415
+    from falcon_agent.config.loading import load  # noqa: PLC0415
 
+    return load(args.config, _environment(args))
+
+
+def validating(args: argparse.Namespace) -> Callable[[], Settings]:
+    """The same `settings`, validated by another process from now on; call what this returns when they are needed.
+
+    Where no process can be started this one does it, and is larger from then on.
+    """
+    try:
+        return Validation(args.config, _environment(args)).settings
+    except OSError as error:
+        log.warning("cannot start a process that validates the configuration: %s; done here", error.strerror)
+        return lambda: settings(args)
+
+
+def _environment(args: argparse.Namespace) -> dict[str, str]:
     given = dict(os.environ)
     if getattr(args, "proc", None):
         given[f"{ENVIRONMENT_PREFIX}PATHS__PROC"] = args.proc
     if getattr(args, "sys", None):
         given[f"{ENVIRONMENT_PREFIX}PATHS__CGROUP"] = os.path.join(args.sys, "fs/cgroup")
-    return load(args.config, given)
+    return given

@@ -1,8 +1,8 @@
-"""The Docker Engine API, Docker's or podman's, through the docker package, over sockets that cannot hang or drip.
+"""The Docker Engine API, Docker's or podman's, over sockets that cannot hang or drip.
 
-By itself `docker.APIClient` limits only the pause between two reads, and nobody can end a call from outside before
-its answer has begun. So it is given sockets of our own: one deadline holds for a whole answer, and another thread
-can cut it off at any moment. Answers are read in parts, so that their size is bounded too.
+One deadline holds for a whole answer, and another thread can cut it off at any moment. Answers are read in parts,
+so that their size is bounded too. The docker package does neither, for it limits only the pause between two reads,
+and it takes 21 MB with the packages that it needs (docs/decisions/006-memory.md).
 """
 
 from __future__ import annotations
@@ -12,27 +12,24 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urlsplit
 from weakref import WeakSet
 
-from urllib3.exceptions import HTTPError
-
-from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
+from falcon_agent.errors import RuntimeAbsentError, RuntimeDeniedError, RuntimeUnavailableError
+from falcon_agent.http1 import NOT_FOUND, OK, Answer, NotHttpError, request_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from docker import APIClient
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Bytes of one answer. A listing takes about 1.5 kB for each container, plus its labels."""
 MAX_EVENT = 1024 * 1024
 """Bytes of one event; it carries all labels of its container."""
 
-_CHUNK = 65536
+_HEADERS = {"User-Agent": "falcon-agent", "Accept-Encoding": "identity", "Connection": "close"}
+_SHOWN = 200
+"""Bytes of an error's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +70,17 @@ class _Socket(socket.socket):
 
     deadline: float | None = None
 
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        if self.deadline is None:
-            self.settimeout(None)
-        else:
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("timed out")
-            self.settimeout(left)
-        return super().recv_into(*args, **kwargs)
+    def receive(self, size: int) -> bytes:
+        """As recv(2)."""
+        self.hurry()
+        return self.recv(size)
+
+    def hurry(self) -> None:
+        """Let what comes next wait no longer than until the deadline."""
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
 
 
 class EngineApi:
@@ -101,9 +100,7 @@ class EngineApi:
         self._timeout = timeout
         self._advice = _ADVICE[product]
         self._lock = threading.Lock()
-        self._client: APIClient | None = None
         self._sockets: WeakSet[_Socket] = WeakSet()
-        self._latest = threading.local()
         self._closed = False
 
     def get(self, path: str, query: Mapping[str, str] | None = None, limit: int = MAX_ANSWER) -> bytes:
@@ -114,13 +111,11 @@ class EngineApi:
             RuntimeAbsentError: there is no such socket.
             RuntimeUnavailableError: no answer in time, another status, more than `limit` bytes, or no HTTP.
         """
-        with self._request(path, query) as answer:
-            body = bytearray()
-            while part := answer.read1(_CHUNK, decode_content=False):
-                body += part
-                if len(body) > limit:
-                    raise self._error(f"the answer to {path} exceeds {limit} bytes")
-            return bytes(body)
+        with self._request(path, query) as (answer, _):
+            body = answer.read(limit)
+            if len(body) > limit:
+                raise self._error(f"the answer to {path} exceeds {limit} bytes")
+            return body
 
     def lines(self, path: str, query: Mapping[str, str], limit: int = MAX_EVENT) -> Iterator[bytes]:
         """The lines of an answer without end, as they come; an empty one first, as soon as the answer began.
@@ -131,11 +126,11 @@ class EngineApi:
             RuntimeUnavailableError: no answer in time, another status, no HTTP, a line of more than `limit` bytes,
                 or the stream ended.
         """
-        with self._request(path, query) as answer:
-            self._latest.socket.deadline = None
+        with self._request(path, query) as (answer, sock):
+            sock.deadline = None
             yield b""
             rest = bytearray()
-            while part := answer.read1(_CHUNK, decode_content=False):
+            for part in answer.parts():
                 *lines, tail = part.split(b"\n")
                 for line in lines:
                     yield bytes(rest + line)
@@ -146,43 +141,24 @@ class EngineApi:
             raise self._error("it ended the stream of events")
 
     @contextlib.contextmanager
-    def _request(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Any]:
-        """The answer to a request that succeeded: `urllib3.HTTPResponse`, its body not read yet."""
+    def _request(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[Answer, _Socket]]:
+        """The answer to a request that succeeded, its body not read yet, and the connection that it comes by."""
+        target = f"{path}?{urlencode(query)}" if query else path
         try:
-            client = self._made_client()
-            with client.get(
-                client.base_url + path,
-                params=query,
-                stream=True,
-                timeout=self._timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status_code != HTTPStatus.OK:
-                    raise self._status_error(response.status_code, path, response.raw.read1(200))
-                yield response.raw
-        except (OSError, HTTPError) as error:  # requests' own errors are OSErrors
-            kind = RuntimeUnavailableError
-            if any(isinstance(cause, FileNotFoundError) for cause in _chain(error)):
-                kind = RuntimeAbsentError
-            raise self._error(self._in_words(error), kind) from None
-
-    def _made_client(self) -> APIClient:
-        with self._lock:
-            if self._client is None:
-                if unix_path(self.url) is None and _tcp_address(self.url) is None:
-                    raise self._error("only unix:///PATH and tcp://HOST:PORT are supported")
-                # Imported late: an agent that meets no Docker does without the package.
-                from falcon_agent.discovery.engineclient import make_client  # noqa: PLC0415
-
-                try:
-                    self._client = make_client(self.url, self._connect)
-                except Exception as error:  # noqa: BLE001  the package reads ~/.docker/config.json, which may hold anything
-                    raise self._error(f"the docker package: {type(error).__name__}: {error}") from None
-            return self._client
+            with self._connect() as sock:
+                sock.hurry()
+                sock.sendall(request_head("GET", target, {"Host": "docker", **_HEADERS}))
+                answer = Answer(sock.receive)
+                if answer.status != OK:
+                    raise self._status_error(answer.status, path, next(answer.parts(), b"")[:_SHOWN])
+                yield answer, sock
+        except (OSError, NotHttpError) as error:
+            raise self._error(self._in_words(error), _kind(error)) from None
 
     def _connect(self) -> _Socket:
         deadline = time.monotonic() + self._timeout
-        if path := unix_path(self.url):
+        path, address = unix_path(self.url), _tcp_address(self.url)
+        if path is not None:
             sock = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.settimeout(self._timeout)
@@ -190,12 +166,11 @@ class EngineApi:
             except BaseException:
                 sock.close()
                 raise
+        elif address is not None:
+            sock = _Socket(fileno=socket.create_connection(address, self._timeout).detach())
         else:
-            address = _tcp_address(self.url)
-            sock = _Socket(fileno=socket.create_connection(address or ("", 0), self._timeout).detach())
-            sock.settimeout(self._timeout)
+            raise self._error("only unix:///PATH and tcp://HOST:PORT are supported")
         sock.deadline = deadline
-        self._latest.socket = sock
         with self._lock:
             self._sockets.add(sock)
             if self._closed:
@@ -215,25 +190,33 @@ class EngineApi:
         return kind(f"cannot use {self.url}: {reason}")
 
     def _status_error(self, status: int, path: str, body: bytes) -> RuntimeUnavailableError:
-        kind = NotFoundError if status == HTTPStatus.NOT_FOUND else RuntimeUnavailableError
+        kind = NotFoundError if status == NOT_FOUND else RuntimeUnavailableError
         return self._error(f"status {status} for {path}: {body.decode(errors='replace').strip()}", kind)
 
     def _in_words(self, error: BaseException) -> str:
         advice = self._advice
-        for cause in _chain(error):
-            match cause:
-                case FileNotFoundError():
-                    return f"there is no such socket; {advice.absent}"
-                case PermissionError():
-                    return f"permission denied; {advice.denied}"
-                case ConnectionRefusedError():
-                    return f"connection refused; {advice.server} does not run"
-                case TimeoutError() | BlockingIOError():
-                    # EAGAIN from connect(2): the queue of connections that nobody accepts is full (unix(7)).
-                    return f"no answer within {self._timeout:g} s; {advice.server} hangs"
-                case HTTPException():
-                    return f"the answer is no HTTP ({type(cause).__name__}: {str(cause)[:80]})"
+        match error:
+            case FileNotFoundError():
+                return f"there is no such socket; {advice.absent}"
+            case PermissionError():
+                return f"permission denied; {advice.denied}"
+            case ConnectionRefusedError():
+                return f"connection refused; {advice.server} does not run"
+            case TimeoutError() | BlockingIOError():
+                # EAGAIN from connect(2): the queue of connections that nobody accepts is full (unix(7)).
+                return f"no answer within {self._timeout:g} s; {advice.server} hangs"
+            case NotHttpError():
+                return f"the answer is no HTTP ({str(error)[:80]})"
         return str(error)[:200]
+
+
+def _kind(error: Exception) -> type[RuntimeUnavailableError]:
+    match error:
+        case FileNotFoundError():
+            return RuntimeAbsentError
+        case PermissionError():
+            return RuntimeDeniedError
+    return RuntimeUnavailableError
 
 
 def unix_path(url: str) -> str | None:
@@ -250,13 +233,6 @@ def _tcp_address(url: str) -> tuple[str, int] | None:
     except ValueError:
         return None
     return (host, port) if parts.scheme == "tcp" and host and port else None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it: the packages wrap the system's errors several times."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _cut_off(sock: _Socket) -> None:

@@ -1,4 +1,4 @@
-"""HTTP connections that keep a deadline for the whole exchange.
+"""One end for a whole exchange, and connections that keep it.
 
 The usual timeouts count from byte to byte, so a server that sends one byte a second holds its client for
 ever. Here the time that is left is set on the socket before everything that may block. No thread watches, so
@@ -8,20 +8,13 @@ by itself (resolv.conf(5)).
 
 from __future__ import annotations
 
-import io
 import socket
 import time
 from contextlib import suppress
-from contextvars import ContextVar
-from http.client import HTTPResponse
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+_Socket = TypeVar("_Socket", bound=socket.socket)
+"""A plain one, or one with TLS."""
 
 
 class Deadline:
@@ -46,6 +39,16 @@ class Deadline:
             raise TimeoutError("the deadline has passed")
         return left
 
+    def hurry(self, sock: _Socket) -> _Socket:
+        """The socket, with what is left as its timeout; sendall() and a TLS handshake count it over all their parts.
+
+        Raises:
+            TimeoutError: nothing is left.
+        """
+        self.sock = sock
+        sock.settimeout(self.remaining())
+        return sock
+
     def cut(self) -> None:
         """End the exchange now, from any thread: whatever blocks on its socket returns."""
         self.at = 0.0
@@ -55,83 +58,25 @@ class Deadline:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """A connection to the first of the host's addresses that takes one.
 
-
-class _Reader(io.RawIOBase):
-    """The receiving side of a socket; every read waits no longer than the deadline allows."""
-
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._sock = sock
-        # Holds the descriptor open even after http.client has closed its socket object ("Connection: close").
-        self._raw = sock.makefile("rb", buffering=0)
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        self._sock.settimeout(self._deadline.remaining())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
-
-
-class _Response(HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        deadline = _current.get()
-        if deadline is not None:
-            self.fp.close()
-            self.fp = io.BufferedReader(_Reader(sock, deadline))
-
-
-class _Deadlined(HTTPConnection):
-    response_class = _Response
-
-    def connect(self) -> None:
-        deadline = _current.get()
-        if deadline is not None:
-            self.timeout = deadline.remaining()
-        super().connect()
-        self._hurry()
-
-    def send(self, data: Any) -> None:
-        self._hurry()
-        super().send(data)
-
-    def _hurry(self) -> None:
-        """Set what is left on the socket; sendall() and a TLS handshake count it over all their parts."""
-        deadline = _current.get()
-        if deadline is not None and self.sock is not None:
-            deadline.sock = self.sock
-            self.sock.settimeout(deadline.remaining())
-
-
-class _DeadlinedTLS(_Deadlined, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Deadlined
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _DeadlinedTLS
-
-
-class DeadlineAdapter(HTTPAdapter):
-    """A transport for `requests` whose exchanges end at the deadline that is set by `use`."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Have the connections made by the classes above."""
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-
-
-def use(deadline: Deadline | None) -> None:
-    """Exchanges that this thread begins from now on end at `deadline`; None takes it away."""
-    _current.set(deadline)
+    Raises:
+        OSError: none does; `socket.gaierror` if it has none.
+        ValueError: no host name can look like that.
+    """
+    # As bytes, because Python loads the tables of all scripts for a name that is text.
+    name = host.encode("ascii") if host.isascii() else host.encode("idna")
+    failed: OSError = ConnectionRefusedError()
+    for family, kind, protocol, _, where in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            # From here on, so that `cut` also ends a connect that hangs.
+            deadline.hurry(sock).connect(where)
+        except OSError as error:
+            sock.close()
+            failed = error
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise failed

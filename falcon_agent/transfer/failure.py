@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import socket
-import ssl
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+import sys
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import requests
-from urllib3.exceptions import IncompleteRead as PoolIncompleteRead
-
 from falcon_agent.errors import TransferError, causes_of
+from falcon_agent.http1 import HeaderError, NotHttpError
 
 _BODY_AT_FAULT = frozenset({400, 413, 422})
 """Of the 4xx, those that another body may be spared; any other is about the address or the credentials."""
@@ -120,22 +117,24 @@ def failure_of(error: Exception, timeout: float) -> Failure:
 
     if first(socket.gaierror):
         return Failure("dns", "its host name cannot be resolved", "check the name and the resolver")
-    if (tls := first(ssl.SSLError)) and not first(TimeoutError):
+    # Where it is not loaded, no error is one of it.
+    ssl = sys.modules.get("ssl")
+    if ssl and (tls := first(ssl.SSLError)) and not first(TimeoutError):
         fact = getattr(tls, "verify_message", "") or getattr(tls, "reason", "") or "handshake failed"
         return Failure("tls", f"TLS: {fact}", "check ca_file and the host name")
-    if first(TimeoutError, requests.Timeout):
+    if first(TimeoutError):
         return Failure("timeout", f"no complete answer within {timeout:g} s", "is it overloaded or cut off?")
     if first(ConnectionRefusedError):
         return Failure("refused", "connection refused", "is a transfer running there?")
-    if first(ConnectionError, RemoteDisconnected, IncompleteRead, PoolIncompleteRead):
+    if first(ConnectionError):
         return Failure(
             "closed", "the connection broke before the answer was complete", "see the transfer's log"
         )
-    if first(HTTPException):
+    if first(NotHttpError):
         return Failure("garbage", "the answer is no HTTP", "is this the address of a transfer?")
-    if first(requests.exceptions.InvalidHeader, UnicodeError):
+    if first(HeaderError):
         return Failure("config", "HTTP does not allow one of the headers", "check headers and credentials")
-    if first(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError):
+    if first(ValueError):
         return Failure("config", "it is no http or https address", "check addresses")
     system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
     if system is not None:

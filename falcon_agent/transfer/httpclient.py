@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import select
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from gzip import compress
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
 
-import requests
-from requests.auth import HTTPBasicAuth
-from urllib3.exceptions import HTTPError as PoolError
-
-from falcon_agent.transfer.deadline import Deadline, DeadlineAdapter, use
+from falcon_agent.http1 import (
+    BAD_REQUEST,
+    MULTIPLE_CHOICES,
+    SERVER_ERROR,
+    Answer,
+    request_head,
+)
+from falcon_agent.transfer.deadline import Deadline, connect
 from falcon_agent.transfer.failure import Failure, Rejected, Unreachable, failure_of, shown_address
 from falcon_agent.transfer.reply import Reply, first_line, http_time, parse_reply, printable
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
 MAX_REPLY_BYTES = 64 * 1024
@@ -33,6 +40,52 @@ _NO_GZIP = frozenset({400, 415})
 _GZIP_LEVEL = 1
 """It makes a batch of 1000 records eleven times smaller; level 9 makes it thirteen times, in six times as long."""
 
+_SAFE = "!#$%&'()*+,/:;=?@[]~"
+"""Characters that an address may have in its path and query; whatever else there is goes percent-encoded."""
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an address leads.
+
+    Attributes:
+        secure: by TLS.
+        host: name or IP address, without brackets.
+        port: of the server.
+        authority: host and port for the header Host.
+        target: path and query, percent-encoded.
+        credentials: `(user, password)` where the address has them.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    authority: str
+    target: str
+    credentials: tuple[str, str] | None
+
+
+def _place_of(address: str) -> _Place:
+    """Where `address` leads.
+
+    Raises:
+        ValueError: it is no http or https address.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("no http or https address")
+    host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+    name = f"[{host}]" if ":" in host else host
+    return _Place(
+        secure=parts.scheme == "https",
+        host=host,
+        port=parts.port or _PORTS[parts.scheme],
+        authority=f"{name}:{parts.port}" if parts.port else name,
+        target=quote(f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", safe=_SAFE),
+        credentials=(unquote(parts.username), unquote(parts.password or "")) if parts.username else None,
+    )
+
 
 class HttpClient:
     """Pushes to one transfer, Nightingale or official agent; for one thread, except `close`.
@@ -47,7 +100,7 @@ class HttpClient:
         username: for basic authentication at a gateway; none if empty.
         password: belongs to it.
         headers: added to every request, e.g. a token for a gateway.
-        ca_file: PEM file with the certificates to trust; empty means those that `requests` brings.
+        ca_file: PEM file with the certificates to trust; empty means those that the package certifi brings.
         gzip: compress the bodies. Nightingale and many gateways take that, transfer itself does not.
     """
 
@@ -66,21 +119,15 @@ class HttpClient:
         self._shown = shown_address(address)
         self._timeout = timeout
         self._gzip = gzip
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.verify = ca_file or True
-        self._session.headers.update(
-            {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "falcon-agent"}
-        )
-        self._session.headers.update(headers or {})
-        if gzip:
-            self._session.headers["Content-Encoding"] = "gzip"
-        if username:
-            # As bytes: requests would encode text as Latin-1, which has no Chinese letters.
-            self._session.auth = HTTPBasicAuth(username.encode(), password.encode())
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, DeadlineAdapter(pool_maxsize=1))
-        self._kept = False
+        self._ca_file = ca_file
+        usual = {
+            "User-Agent": "falcon-agent",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
+        self._headers = _merged(usual, headers or {}, {"Content-Encoding": "gzip"} if gzip else {})
+        self._credentials = (username, password) if username else None
+        self._socket: socket.socket | None = None
         self._deadline: Deadline | None = None
         self._closed = False
 
@@ -93,7 +140,7 @@ class HttpClient:
         """
         # No time stamp inside: the same body is the same bytes.
         content = compress(body, _GZIP_LEVEL, mtime=0) if self._gzip else body
-        kept = self._kept
+        kept = self._socket is not None
         try:
             return self._exchange(content)
         except Unreachable as error:
@@ -104,37 +151,71 @@ class HttpClient:
         return self._exchange(content)
 
     def _exchange(self, content: bytes) -> Reply:
-        if self._closed:
-            raise Unreachable(f"cannot push to {self._shown}: the agent is stopping", "stopping")
-        self._kept = False
         started = time.monotonic()
         self._deadline = deadline = Deadline(self._timeout)
-        use(deadline)
         try:
-            with self._session.post(
-                self._address, data=content, timeout=self._timeout, allow_redirects=False, stream=True
-            ) as response:
-                answer = _content(response)
-        except (requests.RequestException, PoolError, OSError, ValueError) as error:
+            if self._closed:
+                raise Unreachable(f"cannot push to {self._shown}: the agent is stopping", "stopping")
+            answer, body = self._ask(content, deadline)
+        except (OSError, ValueError) as error:
+            self._drop()
             raise failure_of(error, self._timeout).of(self._shown) from None
         finally:
-            use(None)
             self._deadline = None
-        self._kept = True
-        reply = self._judge(response.status_code, response.headers, answer)
+            if self._closed:
+                self._drop()
+        reply = self._judge(answer.status, answer.headers, body)
         return replace(reply, latency=time.monotonic() - started, address=self._shown)
+
+    def _ask(self, content: bytes, deadline: Deadline) -> tuple[Answer, bytes]:
+        """The answer to a push, and its body as it came over the wire, or a little more than `MAX_REPLY_BYTES`."""
+        place = _place_of(self._address)
+        head = request_head("POST", place.target, self._headers_for(place, len(content)))
+        if self._socket is not None and _has_news(self._socket):
+            self._drop()
+        sock = self._socket or self._connect(place, deadline)
+        try:
+            deadline.hurry(sock).sendall(head)
+            deadline.hurry(sock).sendall(content)
+        except BrokenPipeError:
+            pass  # it may have answered before it hung up
+        answer = Answer(lambda size: deadline.hurry(sock).recv(size))
+        body = answer.read(MAX_REPLY_BYTES)
+        if not answer.reusable:
+            self._drop()
+        return answer, body
+
+    def _headers_for(self, place: _Place, length: int) -> dict[str, str]:
+        ours = {"Content-Length": str(length)}
+        if credentials := self._credentials or place.credentials:
+            ours["Authorization"] = f"Basic {base64.b64encode(':'.join(credentials).encode()).decode()}"
+        return _merged({"Host": place.authority}, self._headers, ours)
+
+    def _connect(self, place: _Place, deadline: Deadline) -> socket.socket:
+        self._socket = connect(place.host, place.port, deadline)
+        if place.secure:
+            # Loaded where it is wanted: TLS takes 5 MB, and most transfers speak none.
+            from falcon_agent.transfer.tls import secured  # noqa: PLC0415
+
+            self._socket = secured(self._socket, place.host, self._ca_file, deadline)
+        return self._socket
+
+    def _drop(self) -> None:
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
 
     def _judge(self, status: int, headers: Mapping[str, str], content: bytes) -> Reply:
         """The reply in an answer, or the error that the answer amounts to."""
-        if status in _TEMPORARY or status >= requests.codes.server_error:
+        if status in _TEMPORARY or status >= SERVER_ERROR:
             fact = f"it answered {status} {first_line(content)!r}"
             failure = Failure(f"http_{status}", fact, "it is overloaded or broken; tried again later")
-            raise failure.of(self._shown, retry_after(headers.get("Retry-After")))
-        if status >= requests.codes.bad_request:
+            raise failure.of(self._shown, retry_after(headers.get("retry-after")))
+        if status >= BAD_REQUEST:
             hint = "it may take no gzip: set gzip = false" if self._gzip and status in _NO_GZIP else ""
             raise Rejected(self._shown, status, first_line(content), hint)
-        if status >= requests.codes.multiple_choices:
-            target = printable(shown_address(headers.get("Location", "")))
+        if status >= MULTIPLE_CHOICES:
+            target = printable(shown_address(headers.get("location", "")))
             fact = f"it answered {status} and points to {target}"
             raise Failure("redirect", fact, "put the final address into the configuration").of(self._shown)
         if len(content) > MAX_REPLY_BYTES:
@@ -144,7 +225,7 @@ class HttpClient:
         if reply is None:
             fact = f"it answered {status} with {first_line(content)!r}, which no transfer says"
             raise Failure("garbage", fact, "is this the address of a transfer?").of(self._shown)
-        return replace(reply, server_time=http_time(headers.get("Date")))
+        return replace(reply, server_time=http_time(headers.get("date")))
 
     def close(self) -> None:
         """Let go of the connection; from another thread it also ends a push that is under way."""
@@ -152,19 +233,21 @@ class HttpClient:
         deadline = self._deadline
         if deadline is not None:
             deadline.cut()
-        self._session.close()
+        else:
+            self._drop()
 
 
-def _content(response: requests.Response) -> bytes:
-    """The body as it came over the wire, to its end or a little more than `MAX_REPLY_BYTES`."""
-    content = b""
-    while len(content) <= MAX_REPLY_BYTES:
-        # One read may be short, and only the empty one at the end tells whether the body was cut off.
-        part: bytes = response.raw.read(MAX_REPLY_BYTES + 1 - len(content), decode_content=False)
-        if not part:
-            break
-        content += part
-    return content
+def _merged(*layers: Mapping[str, str]) -> dict[str, str]:
+    """Headers, of which the later ones count; capital letters in a name do not."""
+    named = {name.lower(): (name, value) for layer in layers for name, value in layer.items()}
+    return dict(named.values())
+
+
+def _has_news(sock: socket.socket) -> bool:
+    """Whether the other side has closed a connection on which nothing is due, or says something out of turn."""
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def retry_after(value: str | None, now: float | None = None) -> float | None:

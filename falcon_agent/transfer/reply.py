@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 
 import orjson
 
@@ -13,6 +13,8 @@ MAX_MESSAGE = 200
 
 _MAX_DATE = 64
 """An HTTP date has 29 characters."""
+_USUAL_DATE = re.compile(r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,13 @@ def http_time(value: str | None) -> float | None:
     if value is None or len(value) > _MAX_DATE:
         return None
     try:
+        if usual := _USUAL_DATE.fullmatch(value):
+            day, month, year, hour, minute, second = usual.groups()
+            clock = int(hour), int(minute), int(second)
+            return datetime(int(year), _MONTHS.index(month) + 1, int(day), *clock, tzinfo=UTC).timestamp()
+        # For the two forms that nobody uses any more it is worth loading.
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415
+
         when = parsedate_to_datetime(value)
         # "-0000" means that the zone is unknown; HTTP knows one only.
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

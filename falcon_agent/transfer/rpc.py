@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from falcon_agent.errors import TransferError
-from falcon_agent.transfer.deadline import Deadline
+from falcon_agent.transfer.deadline import Deadline, connect
 from falcon_agent.transfer.failure import Failure, failure_of
 from falcon_agent.transfer.reply import first_line, printable
 
@@ -231,13 +231,10 @@ class Connection:
 
     def _once(self, call: bytes, number: int, deadline: Deadline) -> Answer:
         sock = self._socket or self._connect(deadline)
-        deadline.sock = sock
-        sock.settimeout(deadline.remaining())
-        sock.sendall(call)
+        deadline.hurry(sock).sendall(call)
         return _answer(sock, number, deadline)
 
     def _connect(self, deadline: Deadline) -> socket.socket:
-        """The first of the host's addresses that takes a connection."""
         try:
             host, port = host_and_port(self._address)
         except ValueError:
@@ -245,27 +242,10 @@ class Connection:
                 self._address, Failure("config", "it is no host:port", "check addresses")
             ) from None
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            self._socket = connect(host, port, deadline)
         except ValueError:  # no host name can look like that
             raise socket.gaierror(socket.EAI_NONAME, "impossible name") from None
-        failed: OSError = ConnectionRefusedError()
-        for family, kind, protocol, _, where in found:
-            if self._closed:
-                raise ConnectionAbortedError
-            sock = socket.socket(family, kind, protocol)
-            # From here on, so that `close` also ends a connect that hangs.
-            deadline.sock = sock
-            try:
-                sock.settimeout(deadline.remaining())
-                sock.connect(where)
-            except OSError as error:
-                sock.close()
-                failed = error
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._socket = sock
-                return sock
-        raise failed
+        return self._socket
 
     def _drop(self) -> None:
         sock, self._socket = self._socket, None
@@ -287,8 +267,7 @@ def _answer(sock: socket.socket, number: int, deadline: Deadline) -> Answer:
     objects = Objects()
     left = MAX_ANSWER_BYTES
     while left > 0:
-        sock.settimeout(deadline.remaining())
-        content = sock.recv(min(_CHUNK, left))
+        content = deadline.hurry(sock).recv(min(_CHUNK, left))
         if not content:
             raise ConnectionResetError("the connection was closed")
         left -= len(content)

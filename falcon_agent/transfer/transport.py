@@ -46,7 +46,7 @@ def make_transport(
         username: for basic authentication over HTTP; none if empty.
         password: belongs to it.
         headers: added to every HTTP request.
-        ca_file: PEM file with the certificates to trust; empty means those that `requests` brings.
+        ca_file: PEM file with the certificates to trust; empty means those that the package certifi brings.
         rng: source of the random start.
         gzip: compress what goes over HTTP.
     """

@@ -92,7 +92,6 @@ def test_refused(tmp_path: Path) -> None:
 def test_permission_denied() -> None:
     program = """
 import os, socket, tempfile
-import falcon_agent.discovery.engineclient  # the package's files need not be readable for everybody
 from falcon_agent.discovery.engineapi import EngineApi
 directory = tempfile.TemporaryDirectory()
 path = f"{directory.name}/s"
@@ -113,7 +112,7 @@ with socket.socket(socket.AF_UNIX) as server:
     os.waitpid(child, 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("RuntimeUnavailableError: cannot use unix://")
+    assert done.stdout.startswith("RuntimeDeniedError: cannot use unix://")
     assert "permission denied; run as root or in the group docker" in done.stdout
 
 
@@ -160,7 +159,7 @@ def test_a_full_queue_of_connections_is_a_hanging_daemon(tmp_path: Path) -> None
     [
         (sending(b"\x00\x01garbage\r\n\r\n"), "no HTTP"),
         (sending(b"SSH-2.0-OpenSSH_9.2\r\n"), "no HTTP"),
-        (sending(b""), "no HTTP|reset"),
+        (sending(b""), "it closed the connection before the answer was complete"),
         (sending_for_ever(b"", b"A" * 65536), "no HTTP"),
         (sending_for_ever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000), "no HTTP"),
         (sending_for_ever(CHUNKED, b"A" * 65536), "no HTTP"),
@@ -174,21 +173,6 @@ def test_a_full_queue_of_connections_is_a_hanging_daemon(tmp_path: Path) -> None
 def test_garbage_and_floods(tmp_path: Path, handle: Handler, words: str) -> None:
     with serving(tmp_path / "s", handle) as url, pytest.raises(RuntimeUnavailableError, match=words):
         EngineApi(url, LONG).get("/x", limit=4096)
-
-
-@pytest.mark.parametrize(
-    "config", ["", "[]", "{", '{"auths": 7}', '{"proxies": {"default": 7}}', '{"credHelpers": []}']
-)
-def test_a_broken_docker_configuration_of_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
-) -> None:
-    (tmp_path / "config.json").write_text(config)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    with serving(tmp_path / "s", sending(answer(b"[]"))) as url:
-        try:
-            assert EngineApi(url, LONG).get("/x") == b"[]"
-        except RuntimeUnavailableError as error:
-            assert "the docker package: " in str(error)  # noqa: PT017
 
 
 def test_the_environment_has_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

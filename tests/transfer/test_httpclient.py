@@ -63,6 +63,33 @@ def test_a_kept_connection_that_breaks_in_use_is_replaced_once(double: Double) -
     assert double.requests == 1 + 2 + 2
 
 
+def test_what_is_said_out_of_turn_is_no_answer_to_the_next_push() -> None:
+    """A server that tires of an idle connection may say 408 before it closes it (RFC 9110 section 15.5.9)."""
+    reply = HEAD + b"Content-Length: %d\r\n\r\n" % len(OK) + OK
+    pushed = threading.Event()
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(reply)
+                pushed.wait(30)
+                connection.sendall(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+                tired.set()
+
+    tired = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        with client(f"http://127.0.0.1:{listening.getsockname()[1]}/api/push") as pushing:
+            assert pushing.post(BODY).total == 1
+            pushed.set()
+            assert tired.wait(30)
+            assert pushing.post(BODY).total == 1
+        serving.join()
+
+
 FAULTS: list[tuple[str, Fault, str]] = [
     ("reset before the answer", reset(), "closed"),
     ("reset in the headers", reset(HEAD), "closed"),

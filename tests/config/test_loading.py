@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_agent.collectors import DEFAULTS, NAMES
-from falcon_agent.config import Settings, load
+from falcon_agent.config.loading import load
+from falcon_agent.config.model import SettingsModel
 from falcon_agent.errors import ConfigError
 
-EXAMPLE = Path(__file__).parent.parent / "config" / "agent.toml"
+EXAMPLE = Path(__file__).parent.parent.parent / "config" / "agent.toml"
 UNCOMMENTED = re.sub(r"^#(\w+ = |\[\[)", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
 
 
@@ -43,7 +44,7 @@ def test_nothing_given_means_defaults() -> None:
 
 def test_example_names_every_key_with_its_default() -> None:
     shown = tomllib.loads(UNCOMMENTED)
-    defaults = Settings().model_dump()
+    defaults = SettingsModel().model_dump()
 
     assert leaves(shown) == leaves(defaults) | {"tags.idc", "containers.tags.app", "transfer.headers.X-Token"}
     examples = {"tags", "headers", "targets"}
@@ -61,7 +62,7 @@ def leaves(tree: dict[str, object], prefix: str = "") -> set[str]:
 
 
 def test_example_is_accepted_as_it_is_and_uncommented(tmp_path: Path) -> None:
-    assert load(str(EXAMPLE), {}) == Settings()
+    assert load(str(EXAMPLE), {}) == load(None, {})
     assert load(write(tmp_path, UNCOMMENTED), {}).containers.tags == {"app": "{label:com.example.app}"}
 
 
@@ -162,10 +163,10 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
     )
     assert settings.agent.step == 30
     assert settings.transfer.addresses == ["http://a/api/push", "http://b/api/push"]
-    assert settings.transfer.username == "12345"
-    assert settings.transfer.timeout == 1.5
+    target = settings.transfer.all_targets()[0]
+    assert (target.username, target.timeout) == ("12345", 1.5)
     assert settings.network.veth_tag is True
-    assert settings.discovery.include.name == ["web-*", "a,b"]
+    assert settings.discovery.include["name"] == ["web-*", "a,b"]
     assert settings.tags == {"idc": "sh", "room": "1"}
 
 
@@ -189,9 +190,11 @@ def test_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2\nnot this\n")
     settings = load(write(tmp_path, f'[transfer]\npassword_file = "{secret}"\n'), {})
-    assert settings.transfer.password() == "hunter2"
+    assert settings.transfer.all_targets()[0].password() == "hunter2"
     with pytest.raises(ConfigError, match=r"cannot read password_file /nonexistent: No such file"):
-        load(write(tmp_path, '[transfer]\npassword_file = "/nonexistent"\n'), {}).transfer.password()
+        load(write(tmp_path, '[transfer]\npassword_file = "/nonexistent"\n'), {}).transfer.all_targets()[
+            0
+        ].password()
 
 
 def test_targets_add_to_the_addresses_or_replace_the_default_ones(tmp_path: Path) -> None:
