@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING
 
 from falcon_agent import __version__
 from falcon_agent.cgroupfs import Hierarchies
+from falcon_agent.cgroupfs.controlfiles import DescriptorBudget
 from falcon_agent.collectors import Options, make_collectors
-from falcon_agent.collectors.runner import Naming, Runner
+from falcon_agent.collectors.runner import Runner
+from falcon_agent.collectors.subjects import Naming
 from falcon_agent.container import Template
 from falcon_agent.discovery.filters import Filter
 from falcon_agent.discovery.inventory import Inventory
 from falcon_agent.discovery.sources import Places, make_sources
 from falcon_agent.errors import FalconAgentError
+from falcon_agent.kernelfile import read_to_eof
+from falcon_agent.procfs.endings import Endings
+from falcon_agent.procfs.limits import parse_max_open_files
 from falcon_agent.scheduler import Scheduler, floor_to_step
 from falcon_agent.transfer.heartbeat import Heartbeat
 from falcon_agent.transfer.outbox import Outbox
@@ -26,13 +31,13 @@ from falcon_agent.transfer.spool import DiskSpool
 from falcon_agent.transfer.transport import make_transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from falcon_agent.config import Settings, Target
-    from falcon_agent.metric import Record
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.delivery import Delivery
     from falcon_agent.transfer.queue import Spool
+    from falcon_agent.transfer.spoolstatus import TargetStatus
     from falcon_agent.transfer.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -57,7 +62,7 @@ def build_inventory(settings: Settings, stat: SelfStat) -> Inventory:
         Hierarchies.find(paths.proc, paths.cgroup).absolute,
     )
     sources = make_sources(discovery.runtimes, places, discovery.timeout)
-    chosen = Filter(discovery.include.model_dump(), discovery.exclude.model_dump())
+    chosen = Filter(discovery.include, discovery.exclude)
     return Inventory(sources, chosen, stat, discovery.resync)
 
 
@@ -86,7 +91,10 @@ def build_runner(settings: Settings, stat: SelfStat, inventory: Inventory) -> Ru
     )
     collectors = make_collectors(settings.collectors.enabled, options)
     hierarchies = Hierarchies.find(paths.proc, paths.cgroup)
-    return Runner(collectors, hierarchies, build_naming(settings), settings.agent.step, stat, paths.proc)
+    # Not by getrlimit(2): the unit's filter of system calls refuses that.
+    hierarchies.budget = DescriptorBudget(parse_max_open_files(read_to_eof(f"{paths.proc}/self/limits")))
+    step, endings = settings.agent.step, Endings(paths.proc)
+    return Runner(collectors, hierarchies, build_naming(settings), step, stat, paths.proc, endings)
 
 
 def build_transport(target: Target, addresses: Sequence[str] | None = None) -> Transport:
@@ -154,13 +162,17 @@ class Agent:
     Args:
         settings: the validated configuration.
         stat: counters, kept over reloads.
+        cycle_ended: called when a cycle's records are in the spool, by the thread that measured; it must not wait.
 
     Raises:
         FalconAgentError: it cannot be built; nothing was started.
     """
 
-    def __init__(self, settings: Settings, stat: SelfStat) -> None:
+    def __init__(
+        self, settings: Settings, stat: SelfStat, cycle_ended: Callable[[], None] = lambda: None
+    ) -> None:
         self._stat = stat
+        self._cycle_ended = cycle_ended
         self._cycle_lock = threading.Lock()
         transports, inventory = build_transports(settings), build_inventory(settings, stat)
         runner = build_runner(settings, stat, inventory)
@@ -187,7 +199,7 @@ class Agent:
         self._heartbeat = build_heartbeat(settings, stat)
         self._scheduler = Scheduler(
             settings.agent.step,
-            lambda: self._outbox.put(self._measure(runner)),
+            lambda: self._cycle(runner),
             lambda: stat.count("collect.skipped"),
         )
 
@@ -201,21 +213,30 @@ class Agent:
         # This cycle runs between two steps. A COUNTER would be read as a rate over a whole step that was none, so
         # only GAUGEs are sent; the scheduled cycles then have something to measure against. Where an agent has
         # reported this step before, its records are the better ones.
-        newest = self._spool.newest
-        self._outbox.put(
-            record
-            for record in self._measure(self._runner)
-            if record.counterType == "GAUGE" and (newest is None or record.timestamp > newest)
-        )
+        self._cycle(self._runner, only_gauges=True)
         self._scheduler.start()
 
-    def _measure(self, runner: Runner) -> list[Record]:
-        """One cycle; nothing if the runner was replaced while this waited for its turn."""
+    def _cycle(self, runner: Runner, *, only_gauges: bool = False) -> None:
+        """Measure and queue what was measured; nothing if the runner was replaced while this waited for its turn."""
         with self._cycle_lock:
             if runner is not self._runner:
-                return []
-            timestamp = floor_to_step(time.time(), self._settings.agent.step)
-            return runner.cycle(self._inventory.snapshot(), timestamp)
+                return
+            step = self._settings.agent.step
+            timestamp = floor_to_step(time.time(), step)
+            points = runner.points(self._inventory.snapshot(runner.still_runs))
+        if only_gauges:
+            newest = self._spool.newest
+            points = [
+                point
+                for point in points
+                if point[1].counter_type == "GAUGE" and (newest is None or timestamp > newest)
+            ]
+        self._outbox.put(points, step, timestamp)
+        self._cycle_ended()
+
+    def waiting(self) -> tuple[TargetStatus, ...]:
+        """What waits for each target."""
+        return self._spool.status().targets
 
     def reload(self, settings: Settings) -> None:
         """Go on with other settings; what waits for a target that stays goes on waiting.

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from falcon_agent.cli.finding import LEVELS, Finding, Level
 from falcon_agent.cli.options import add_config, add_json, add_roots, command, settings
+from falcon_agent.cli.privileges import privileges, runtime_advice
+from falcon_agent.cli.service import find_service, show_unit
 from falcon_agent.cli.show import print_json, print_marked
 from falcon_agent.errors import ConfigError, FalconAgentError
 from falcon_agent.kernelfile import read_to_eof
-from falcon_agent.procfs.capabilities import effective_capabilities
+from falcon_agent.namespaces.credentials import take_on
+from falcon_agent.procfs.capabilities import parse_credentials
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from falcon_agent.collectors.base import Collector
     from falcon_agent.collectors.runner import Runner
     from falcon_agent.config import Settings
     from falcon_agent.container import Container
@@ -29,9 +30,13 @@ _TEXT = """\
 Validate the configuration, reach every transfer (with an empty push) and every container runtime, measure each
 container once, and say what will not work and why.
 
+Root is told what the service can do: the check goes on as the user, in the groups and with the capabilities of the
+agent that runs, or that falcon-agent.service would start. Its sandbox it cannot take on.
+
 exit codes: 0 everything works; 1 it runs, but something will be missing; 2 it cannot do its work."""
 _EXAMPLES = """\
   falcon-agent check
+  falcon-agent check --as-me                         # what you can do, not the service
   falcon-agent check --config ./agent.toml --json
 """
 _GRAPH_STEP = 30
@@ -40,27 +45,6 @@ _SHOWN = 3
 _CYCLES_UNDER_WAY = 2
 """Cycles that may wait while all is well: one just measured, one being pushed."""
 
-Level = Literal["ok", "note", "warn", "fail"]
-_LEVELS: dict[Level, tuple[int, str]] = {
-    "ok": (0, "green"),
-    "note": (0, "cyan"),
-    "warn": (1, "yellow"),
-    "fail": (2, "bold red"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report.
-
-    Levels: `ok`; `note`, worth knowing and as it should be; `warn`, something will be missing; `fail`, it cannot do
-    its work.
-    """
-
-    level: Level
-    subject: str
-    text: str
-
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -68,6 +52,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_config(parser)
     add_roots(parser)
     add_json(parser)
+    parser.add_argument(
+        "--as-me", action="store_true", help="speak for the user who asks, not for the service"
+    )
     parser.set_defaults(run=run)
 
 
@@ -77,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     for finding in _findings(args):
         findings.append(finding)
         if not args.json:
-            print_marked(finding.level, _LEVELS[finding.level][1], f"{finding.subject}: {finding.text}")
-    worst = max(_LEVELS[finding.level][0] for finding in findings)
+            print_marked(finding.level, LEVELS[finding.level][1], f"{finding.subject}: {finding.text}")
+    worst = max(LEVELS[finding.level][0] for finding in findings)
     if args.json:
         rows = [{"level": one.level, "subject": one.subject, "text": one.text} for one in findings]
         print_json({"exit": worst, "findings": rows})
@@ -86,8 +73,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+    unit = show_unit()
+    # Whoever is not root asks because a service cannot do what root can, or is about to set one up.
+    as_service = unit is not None or os.geteuid() != 0
     try:
         chosen = settings(args)
+        if os.geteuid() == 0 and not args.as_me:
+            yield from _become_service(unit, chosen)
+            # The service must be able to read it too, and the passwords that it names.
+            chosen = settings(args)
         for target in chosen.transfer.all_targets():
             target.password()
     except ConfigError as error:
@@ -97,7 +91,23 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from _advice(chosen)
     yield from _transfers(chosen)
     yield from _spool(chosen)
-    yield from _measuring(chosen)
+    yield from _measuring(chosen, as_service=as_service)
+
+
+def _become_service(unit: dict[str, str] | None, chosen: Settings) -> Iterator[Finding]:
+    """Go on as the service, if there is one that is somebody else."""
+    service = find_service(unit, chosen.spool.directory)
+    own = parse_credentials(read_to_eof("/proc/self/status"))
+    if service is None or (service.credentials.uid, service.credentials.mask) == (own.uid, own.mask):
+        return
+    wanted = service.credentials
+    yield Finding(
+        "note", "service", f"what follows is what {service.title} can do; --as-me shows what you can"
+    )
+    try:
+        take_on(wanted.uid, wanted.gid, wanted.groups, wanted.mask & own.mask)
+    except FalconAgentError as error:
+        yield Finding("fail", "service", f"{error}; --as-me does without")
 
 
 def _advice(chosen: Settings) -> Iterator[Finding]:
@@ -169,15 +179,15 @@ def _spool(chosen: Settings) -> Iterator[Finding]:
         yield Finding("ok", "spool", f"{directory}, {size}{user}")
 
 
-def _measuring(chosen: Settings) -> Iterator[Finding]:
+def _measuring(chosen: Settings, *, as_service: bool) -> Iterator[Finding]:
     """What each collector gets from the containers that run now."""
     from falcon_agent.cli.choose import measuring  # noqa: PLC0415
     from falcon_agent.selfstat import SelfStat  # noqa: PLC0415
 
     try:
         with measuring(chosen, SelfStat()) as (runner, inventory):
-            yield from _privileges(runner.collectors)
-            yield from _runtimes(inventory)
+            yield from privileges(runner.collectors, as_service=as_service)
+            yield from _runtimes(inventory, chosen, as_service=as_service)
             found = inventory.snapshot()
             if not found:
                 text = "none is running that is not left out, so nothing else could be tried"
@@ -199,13 +209,16 @@ def _measuring(chosen: Settings) -> Iterator[Finding]:
         yield Finding("fail", "cgroups", str(error))
 
 
-def _runtimes(inventory: Inventory) -> Iterator[Finding]:
+def _runtimes(inventory: Inventory, chosen: Settings, *, as_service: bool) -> Iterator[Finding]:
     """How each runtime answers; while one does, the others' silence does not end the agent's work."""
     states = [state for state in inventory.states() if state.present]
     silence: Level = "warn" if any(state.ok for state in states) else "fail"
     for state in states:
-        text = f"{state.containers} containers" if state.ok else state.error
-        yield Finding("ok" if state.ok else silence, f"runtime {state.name}", text)
+        if state.ok:
+            yield Finding("ok", f"runtime {state.name}", f"{state.containers} containers")
+        else:
+            advice = runtime_advice(state.name, _sockets(chosen, state.name)) if as_service else ""
+            yield Finding(silence, f"runtime {state.name}", state.error + advice)
     left_out = inventory.left_out()
     if left_out:
         text = (
@@ -214,20 +227,18 @@ def _runtimes(inventory: Inventory) -> Iterator[Finding]:
         yield Finding("note", "containers", text)
 
 
-def _privileges(collectors: Sequence[Collector]) -> Iterator[Finding]:
-    """The capabilities that enabled metrics need and this process does not have."""
-    held = effective_capabilities(read_to_eof("/proc/self/status"))
-    missing: dict[str, list[str]] = {}
-    for collector in collectors:
-        for metric in collector.metrics:
-            lacking = [word for word in re.findall(r"CAP_[A-Z_]+", metric.needs) if word not in held]
-            if lacking:
-                missing.setdefault(" and ".join(lacking), []).append(metric.name)
-    for capabilities, metrics in missing.items():
-        text = f"{capabilities} missing, so these will be absent: {', '.join(metrics)}"
-        yield Finding("warn", "privileges", f"{text}; run as root or give the unit these capabilities")
-    if not missing:
-        yield Finding("ok", "privileges", "every enabled metric has what it needs")
+def _sockets(chosen: Settings, runtime: str) -> list[str]:
+    """Where a runtime is asked, as far as that is a path."""
+    from falcon_agent.discovery.engineapi import unix_path  # noqa: PLC0415
+    from falcon_agent.discovery.sources import CRI_SOCKETS  # noqa: PLC0415
+
+    discovery = chosen.discovery
+    urls = {
+        "docker": [discovery.docker],
+        "podman": [discovery.podman],
+        "cri": discovery.cri or CRI_SOCKETS,
+    }.get(runtime, [])
+    return [path for url in urls if (path := unix_path(url)) is not None]
 
 
 def _absences(

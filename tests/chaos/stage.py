@@ -200,8 +200,11 @@ def _finish(stage: Stage) -> None:
         stage.catch_up()
 
 
+_FAULTS = ("Traceback", "level=critical", "Fatal Python error")
+
+
 def _complaints(log: str) -> Iterator[str]:
     """Failures of the program itself that no fault of the outside excuses."""
-    lines = [line for line in log.splitlines() if line.startswith("Traceback") or " CRITICAL " in line]
+    lines = [line for line in log.splitlines() if any(word in line for word in _FAULTS)]
     if lines:
         yield f"{len(lines)} tracebacks in the log"

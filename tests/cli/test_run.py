@@ -103,6 +103,7 @@ def test_reload_takes_a_good_configuration_and_refuses_a_bad_one(tmp_path: Path)
             "tags": {"idc": "one"},
             "transfer": {"addresses": [got.url]},
             "discovery": {"runtimes": ["cgroups"]},
+            "discovery.include": {"name": ["web", "worker"]},
         }
         settings_file(path, sections)
         with program("run", "--config", str(path)) as agent:
@@ -129,6 +130,7 @@ def test_reload_leaks_nothing(tmp_path: Path) -> None:
                 "agent": {"step": 60},
                 "transfer": {"addresses": [got.url]},
                 "discovery": {"runtimes": ["cgroups"]},
+                "discovery.include": {"name": ["web", "worker"]},
             },
         )
         with program("run", "--config", path) as agent:
