@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 packages=(docker.io containerd containernetworking-plugins podman lxc systemd-container debootstrap e2fsprogs
-  user-mode-linux busybox-static iproute2 iptables procps faketime)
+  user-mode-linux busybox-static iproute2 iptables procps faketime groff-base strace rpm rpmlint lintian)
 
 missing=()
 for package in "${packages[@]}"; do
