@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from falcon_agent import __version__
+from falcon_agent.cli.options import HelpFormatter
 from falcon_agent.errors import ConfigError, FalconAgentError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ COMMANDS = (
     "spool",
     "rules",
     "dashboards",
+    "completion",
 )
 
 FAILED = 1
@@ -44,24 +46,27 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The command line, with all commands or some."""
     parser = argparse.ArgumentParser(
         prog="falcon-agent",
         description="Measures the containers of this host and pushes the numbers to an Open-Falcon transfer.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"falcon-agent {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        import_module(f"falcon_agent.cli.{name}").add_parser(commands)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in commands:
+        import_module(f"falcon_agent.cli.{name}").add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    # The daemon lives long with what it has loaded: the one command will do, where it comes first.
+    only = [name for name in COMMANDS if argv[:1] == [name]]
+    args = build_parser(only or COMMANDS).parse_args(argv)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
