@@ -25,6 +25,7 @@ _FEW = 100
 _STARTS = 3
 _STEADY_CYCLES = 30
 _SETTLED_CYCLES = 8
+_SETTLE_SECONDS = 25.0
 _STEP = 60
 _IDLE_FROM, _IDLE_LATEST, _IDLE_UNTIL = 8.0, 10.0, 55.0
 """Seconds after a multiple of the step: when the quiet time begins, at the latest, and when it ends."""
@@ -65,9 +66,11 @@ def _measure(figures: dict[str, Any], containers: int, rounds: int, directory: P
     few = min(_FEW, containers)
     with bed(few) as made:
         if few < containers:
+            _settle()
             progress(f"steady cycles of {few}")
             figures["few"] = _run(made, "bench.cycle", directory, "--only", "--rounds", str(rounds))
             made.grow(containers)
+        _settle()
         progress(f"steady cycles of {containers} without connections")
         figures["quiet"] = _run(made, "bench.cycle", directory, "--busy", "--rounds", str(rounds))
         progress("copied trees")
@@ -78,6 +81,12 @@ def _measure(figures: dict[str, Any], containers: int, rounds: int, directory: P
         figures["connected"] = _run(made, "bench.cycle", directory, "--rounds", str(rounds))
         figures["started_seconds"] = made.seconds
         figures["daemon"] = _daemon(made, directory)
+
+
+def _settle() -> None:
+    """The kernel tells of new interfaces for as long as IPv6 finds its feet on them, and each such cycle maps them anew."""
+    progress("new interfaces come to rest")
+    time.sleep(_SETTLE_SECONDS)
 
 
 def _run(made: Bed, module: str, directory: Path, *arguments: str) -> Any:

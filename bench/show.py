@@ -130,7 +130,7 @@ def goals_table(figures: Figures) -> str:
             for size, one in zip(sizes[1:], per[1:], strict=True)
         ),
         *(
-            (f"a container among {size} / among {sizes[0]}, copied trees", "fails", "1.10")
+            (f"a container among {size} copied trees", "fails", "1.10")
             for size in figures["linear"]["left_out"]
         ),
         ("start to first push, s", f"{median(daemon['first_push_seconds']):.2f}", "1"),

@@ -91,8 +91,8 @@ def build_runner(settings: Settings, stat: SelfStat, inventory: Inventory) -> Ru
     )
     collectors = make_collectors(settings.collectors.enabled, options)
     hierarchies = Hierarchies.find(paths.proc, paths.cgroup)
-    # Not by getrlimit(2): the unit's filter of system calls refuses that.
-    hierarchies.budget = DescriptorBudget(parse_max_open_files(read_to_eof(f"{paths.proc}/self/limits")))
+    # Not by getrlimit(2), which the unit's filter of system calls refuses; of ourselves, wherever the host's procfs is.
+    hierarchies.budget = DescriptorBudget(parse_max_open_files(read_to_eof("/proc/self/limits")))
     step, endings = settings.agent.step, Endings(paths.proc)
     return Runner(collectors, hierarchies, build_naming(settings), step, stat, paths.proc, endings)
 

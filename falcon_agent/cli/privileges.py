@@ -7,8 +7,10 @@ import re
 from typing import TYPE_CHECKING
 
 from falcon_agent.cli.finding import Finding
+from falcon_agent.errors import FalconAgentError
 from falcon_agent.kernelfile import read_to_eof
 from falcon_agent.procfs.capabilities import parse_credentials
+from falcon_agent.procfs.kmsg import KernelLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,6 +73,12 @@ def privileges(collectors: Sequence[Collector], *, as_service: bool) -> Iterator
             f"without {LINK_EVENTS} a change of interfaces shows after 1 to 10 minutes, not in the next cycle"
         )
         yield Finding("note", "privileges", f"{text}; {_advice('links.conf', as_service=as_service)}")
+    if any(collector.name == "life" for collector in collectors):
+        try:
+            KernelLog().close()
+        except FalconAgentError as error:
+            text = f"{error}: of kills for want of memory that end a container only Docker tells then"
+            yield Finding("note", "privileges", f"{text}; {_advice('kernellog.conf', as_service=as_service)}")
     if not missing:
         yield Finding("ok", "privileges", "every enabled metric has what it needs")
 
