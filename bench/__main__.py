@@ -84,7 +84,7 @@ def _measure(figures: dict[str, Any], containers: int, rounds: int, directory: P
 
 
 def _settle() -> None:
-    """The kernel tells of new interfaces for as long as IPv6 finds its feet on them, and each such cycle maps them anew."""
+    """The kernel tells of new interfaces for as long as IPv6 comes up on them, and a cycle then maps them anew."""
     progress("new interfaces come to rest")
     time.sleep(_SETTLE_SECONDS)
 
