@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-v2 chaos bench bench-soak lint check docs image man picture rpm deb lock clean
+.PHONY: help setup demo test test-packages test-v2 chaos bench bench-soak lint check docs image man picture rpm deb lock clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,11 @@ setup: ## .venv and the Debian packages that the tests and the demo need (idempo
 demo: setup ## show the main job: find containers, measure, push
 	@$(BIN)/python -m demo
 
-test: setup ## every test, with a real Docker engine that is started privately and stopped
-	@$(BIN)/python -m pytest
+test: setup ## the tests, with a real Docker engine that is started privately and stopped
+	@$(BIN)/python -m pytest --ignore=tests/packaging
+
+test-packages: setup ## RPM and deb in a booted systemd: installed, run, upgraded, erased
+	@$(BIN)/python -m pytest tests/packaging
 
 test-v2: setup ## the real tests on cgroup v2 and on v1 under systemd, with Docker, in a guest booted for them
 	@$(BIN)/python -m tests.guest

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.real.engine import Engine
 
 ELSEWHERE = {
-    r"make (test|test-v2)": ".ci/run",
+    r"make (test|test-packages|test-v2)": ".ci/run",
     r"make check": ".ci/run",
     r"make rpm": "tests/packaging",
     r"dnf install .*": "tests/packaging",
