@@ -102,9 +102,11 @@ class Inventory:
         """
         chosen = self._choose(self._known(still_runs).containers)
         self._stat.set("containers", sum(not one.pause for one in chosen))
-        states = [state for state in self.states() if state.present and not state.denied]
+        states = [state for state in self.states() if state.present]
         if states:
-            self._stat.set("runtime.up", int(all(state.ok for state in states)))
+            # Where another one answers, one that refuses us is a matter of the set-up and no fault.
+            asked = [state for state in states if not state.denied]
+            self._stat.set("runtime.up", int(bool(asked) and all(state.ok for state in asked)))
         return chosen
 
     def left_out(self) -> list[LeftOut]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ROOT = Path("/sys/fs/cgroup")
 V2 = (ROOT / "cgroup.controllers").exists()
+_RATE_SECONDS = 5.0
 SMALL = ("--memory", "16m", "--memory-swap", "16m")
 EAT = """awk 'BEGIN { x = "aaaaaaaa"; while (1) x = x x }'"""
 """Wants all the memory there is."""
@@ -688,6 +689,8 @@ def test_a_container_that_is_killed_and_started_again(docker_engine: Engine, nam
         test $(wc -l </tmp/lives) -gt {kills} || exec {EAT}
         exec sleep 1000
     """
+    # The kernel names the cgroups of ten kills in five seconds, and the tests before this one have had theirs.
+    time.sleep(_RATE_SECONDS)
     options = ("--name", name, "--restart", "on-failure", *SMALL)
     with (
         Cycles(docker_engine, name) as cycles,

@@ -125,6 +125,14 @@ def test_a_runtime_that_refuses_us_holds_nobody_back(no_hold: None) -> None:
         assert not inventory.states()[0].denied
 
 
+def test_where_everybody_refuses_us_nothing_is_up() -> None:
+    docker, stat = Told(name="docker"), SelfStat()
+    docker.error = RuntimeDeniedError("cannot use it: permission denied")
+    with started(docker, stat=stat) as inventory:
+        assert names(inventory) == []
+        assert stat.value("runtime.up") == 0
+
+
 def test_what_a_runtime_could_not_describe_does_not_change_its_name(no_hold: None) -> None:
     docker, tree = Told(name="docker"), Told(by_tree(), name="cgroups")
     with started(docker, tree) as inventory:
