@@ -209,7 +209,8 @@ class Podman:
             "--network-config-dir": "networks",
         }
         return [
-            *("nsenter", f"--net={self.netns}", "podman"),
+            # conmon leaves a file `oom` where it was started, when the kernel kills in its container.
+            *("nsenter", f"--net={self.netns}", "env", f"--chdir={self.directory}", "podman"),
             *(word for option, name in directories.items() for word in (option, str(self.directory / name))),
             *("--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
             *("--storage-driver", "vfs", *args),
