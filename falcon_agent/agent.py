@@ -112,7 +112,7 @@ def build_transport(target: Target, addresses: Sequence[str] | None = None) -> T
 
 def build_transports(settings: Settings) -> dict[str, Transport]:
     """What pushes to each target, by its name."""
-    return {target.name: build_transport(target) for target in settings.transfer.all_targets()}
+    return {target.name: build_transport(target) for target in settings.transfer.targets}
 
 
 def build_spool(settings: Settings, targets: Iterable[str], stat: SelfStat) -> DiskSpool:

@@ -82,7 +82,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
             yield from _become_service(unit, chosen)
             # The service must be able to read it too, and the passwords that it names.
             chosen = settings(args)
-        for target in chosen.transfer.all_targets():
+        for target in chosen.transfer.targets:
             target.password()
     except ConfigError as error:
         yield Finding("fail", "configuration", str(error))
@@ -119,7 +119,7 @@ def _advice(chosen: Settings) -> Iterator[Finding]:
             "agent.step",
             f"{step} s is below {_GRAPH_STEP} s: graph raises it to {_GRAPH_STEP} s and drops points",
         )
-    for path in dict.fromkeys(target.password_file for target in chosen.transfer.all_targets()):
+    for path in dict.fromkeys(target.password_file for target in chosen.transfer.targets):
         if path and os.stat(path).st_mode & _WORLD_READABLE:
             yield Finding(
                 "warn", "password_file", f"everybody on this host can read {path}; chmod 640 {path}"
@@ -132,7 +132,7 @@ def _transfers(chosen: Settings) -> Iterator[Finding]:
     """An empty push to each address; of the equals of a target one that works is enough to go on."""
     from falcon_agent.agent import build_transport  # noqa: PLC0415
 
-    for target in chosen.transfer.all_targets():
+    for target in chosen.transfer.targets:
         errors = []
         for address in target.addresses:
             try:

@@ -82,17 +82,13 @@ class Runner:
         """
         return [point for _, points in self._groups(containers) for point in points]
 
-    def cycle(self, containers: Iterable[Container], timestamp: int) -> list[Record]:
-        """Like `points`, as records.
+    def measure(self, containers: Iterable[Container], timestamp: int) -> list[Measured]:
+        """Like `points`, as records, with the container that each is about.
 
         Args:
             containers: those that run now.
             timestamp: of all records of the cycle: its start, floored to step.
         """
-        return [record for _, record in self.measure(containers, timestamp)]
-
-    def measure(self, containers: Iterable[Container], timestamp: int) -> list[Measured]:
-        """Like `cycle`, with the container that each record is about."""
         return [
             (container, record_of(point, self._step, timestamp))
             for container, points in self._groups(containers)

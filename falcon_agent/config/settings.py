@@ -52,16 +52,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """`[transfer]`; `addresses` and what else is said there of delivery have become one of the `targets`."""
+    """`[transfer]`.
+
+    Attributes:
+        addresses: as given; they are the target called `default`, unless only `[[transfer.targets]]` are given.
+        batch_size: records in one POST.
+        queue_bytes: kept in memory while the disk takes none.
+        targets: every one, that of `addresses` among them.
+    """
 
     addresses: Sequence[str]
     batch_size: int
     queue_bytes: int
     targets: Sequence[Target]
-
-    def all_targets(self) -> Sequence[Target]:
-        """Every target; `addresses` is the one called `default`, unless only `[[transfer.targets]]` are given."""
-        return self.targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from falcon_agent.cgroupfs import Cgroup, Hierarchies, parse_cgroup_paths
+from tests.real.engine import removed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ class LiveCgroup:
 
 def remove(directory: Path) -> None:
     """Remove a cgroup, as soon as its last process has left."""
-    wait_until(lambda: _removed(directory), f"{directory} to be empty")
+    wait_until(lambda: removed(directory), f"{directory} to be empty")
 
 
 def halt(pid: int) -> int:
@@ -146,13 +147,3 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def _removed(directory: Path) -> bool:
-    try:
-        directory.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True

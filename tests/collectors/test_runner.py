@@ -93,10 +93,16 @@ def runner(*collectors: Scripted, names: Naming | None = None, stat: SelfStat | 
     return Runner(collectors, Hierarchies.find(), names or naming(), 60, stat or SelfStat())
 
 
+def records_of(made: Runner, containers: Iterable[Container], timestamp: int) -> list[Record]:
+    return [record for _, record in made.measure(containers, timestamp)]
+
+
 def test_a_sample_becomes_a_record() -> None:
     collector = Scripted("a", one(GAUGE, 1.5, ("iface", "eth0")))
-    found = runner(collector, names=naming(tags={"idc": "bj"}, app="{label:app}")).cycle(
-        [container(labels={"app": "shop"})], NOW
+    found = records_of(
+        runner(collector, names=naming(tags={"idc": "bj"}, app="{label:app}")),
+        [container(labels={"app": "shop"})],
+        NOW,
     )
     assert found == [
         Record("host-1", "container.test.gauge", 1.5, 60, "GAUGE", "app=shop,idc=bj,iface=eth0,name=web", NOW)
@@ -108,15 +114,15 @@ def test_the_more_specific_tag_wins_and_an_empty_one_is_left_out() -> None:
     names = naming(
         tags={"name": "config", "iface": "config", "app": "config"}, app="{image}", gone="{label:no}"
     )
-    (record,) = runner(collector, names=names).cycle([container(image="nginx:1")], NOW)
+    (record,) = records_of(runner(collector, names=names), [container(image="nginx:1")], NOW)
     assert record.tags == "app=nginx:1,iface=eth0,name=web"
 
 
 def test_endpoint_of_each_container_and_of_the_agent_itself() -> None:
     collectors = (Scripted("a", one(GAUGE, 1)), Scripted("host", one(GAUGE, 2), "host"))
     names = naming("{label:site}")
-    records = runner(*collectors, names=names).cycle(
-        [container("a", labels={"site": "x y/1"}), container("b")], NOW
+    records = records_of(
+        runner(*collectors, names=names), [container("a", labels={"site": "x y/1"}), container("b")], NOW
     )
     assert [(r.endpoint, r.value) for r in records] == [("x_y_1", 1), ("host-1", 1), ("host-1", 2)]
 
@@ -134,7 +140,7 @@ def test_a_faulty_collector_is_counted_logged_once_and_contained(caplog: pytest.
     )
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert [record.value for record in made.cycle([container()], NOW)] == [1]
+            assert [record.value for record in records_of(made, [container()], NOW)] == [1]
     assert stat.reasons("collect.failed") == {"bug": 3, "io": 3}
     assert sum("cannot read /proc/1/x" in line for line in caplog.messages) == 1
     assert sum("unexpected error in collector bug" in line for line in caplog.messages) == 1
@@ -145,7 +151,7 @@ def test_what_was_yielded_before_a_failure_is_not_sent_half() -> None:
         yield GAUGE, 1, ()
         raise KernelFileError("/x", "Input/output error")
 
-    assert runner(Scripted("half", half)).cycle([container()], NOW) == []
+    assert records_of(runner(Scripted("half", half)), [container()], NOW) == []
 
 
 def test_a_container_that_dies_while_it_is_read_is_no_failure() -> None:
@@ -153,14 +159,14 @@ def test_a_container_that_dies_while_it_is_read_is_no_failure() -> None:
         raise GoneError("/proc/1", "No such process")
 
     stat = SelfStat()
-    assert runner(Scripted("a", gone), stat=stat).cycle([container()], NOW) == []
+    assert records_of(runner(Scripted("a", gone), stat=stat), [container()], NOW) == []
     assert stat.total("collect.failed") == 0
 
 
 def test_a_counter_that_went_back_misses_one_sample() -> None:
     values = iter([10, 20, 5, 6])
     made = runner(Scripted("a", lambda _: [(COUNTER, next(values), ())]))
-    sent = [[record.value for record in made.cycle([container()], NOW + 60 * n)] for n in range(4)]
+    sent = [[record.value for record in records_of(made, [container()], NOW + 60 * n)] for n in range(4)]
     assert sent == [[10], [20], [], [6]]
 
 
@@ -169,16 +175,16 @@ def test_a_restarted_container_under_the_same_name_is_the_same_counter(
 ) -> None:
     values = iter([10, 3, 4])
     made = runner(Scripted("a", lambda _: [(COUNTER, next(values), ())]))
-    assert [r.value for r in made.cycle([container()], NOW)] == [10]
+    assert [r.value for r in records_of(made, [container()], NOW)] == [10]
     again = container(pid=sleeper.pid)
-    assert made.cycle([again], NOW + 60) == []
-    assert [r.value for r in made.cycle([again], NOW + 120)] == [4]
+    assert records_of(made, [again], NOW + 60) == []
+    assert [r.value for r in records_of(made, [again], NOW + 120)] == [4]
 
 
 def test_the_second_record_of_a_series_is_left_out_and_counted(sleeper: subprocess.Popen[bytes]) -> None:
     stat = SelfStat()
     made = runner(Scripted("a", one(GAUGE, 1)), stat=stat)
-    records = made.cycle([container("web 1"), container("web_1", pid=sleeper.pid)], NOW)
+    records = records_of(made, [container("web 1"), container("web_1", pid=sleeper.pid)], NOW)
     assert len(records) == 1
     assert stat.reasons("records.invalid") == {"duplicate": 1}
 
@@ -191,12 +197,12 @@ def test_a_name_that_two_bear_is_reported_once_and_afterwards_by_the_other(
     made = runner(Scripted("a", one(GAUGE, 1)), tagged, stat=stat)
     first, second = container("web 1"), container("web_1", pid=sleeper.pid)
     for _ in range(2):
-        assert [record.tags for record in made.cycle([first, second], NOW)] == [
+        assert [record.tags for record in records_of(made, [first, second], NOW)] == [
             "name=web_1",
             "iface=eth0,name=web_1",
         ]
     assert stat.reasons("records.invalid") == {"duplicate": 4}
-    assert len(made.cycle([second], NOW)) == 2
+    assert len(records_of(made, [second], NOW)) == 2
     assert stat.reasons("records.invalid") == {"duplicate": 4}
     assert not made._subjects.shared  # and so nothing is looked at twice any more
 
@@ -205,7 +211,7 @@ def test_two_own_tags_that_come_out_alike_are_one_series() -> None:
     stat = SelfStat()
     samples: list[Sample] = [(GAUGE, 1, (("mount", "/a b"),)), (GAUGE, 2, (("mount", "/a_b"),))]
     made = runner(Scripted("a", lambda _: samples), stat=stat)
-    assert [record.value for record in made.cycle([container()], NOW)] == [1]
+    assert [record.value for record in records_of(made, [container()], NOW)] == [1]
     assert stat.reasons("records.invalid") == {"duplicate": 1}
 
 
@@ -213,11 +219,11 @@ def test_a_name_is_remembered_for_some_cycles_and_then_forgotten(sleeper: subpro
     for absent, expected in ((5, []), (15, [3])):
         values = iter([10, 3])
         made = runner(Scripted("a", lambda _, values=values: [(COUNTER, next(values), ())]))  # type: ignore[misc]
-        made.cycle([container()], NOW)
+        records_of(made, [container()], NOW)
         for _ in range(absent):
-            made.cycle([], NOW)
+            records_of(made, [], NOW)
         again = container(pid=sleeper.pid)
-        assert [record.value for record in made.cycle([again], NOW)] == expected
+        assert [record.value for record in records_of(made, [again], NOW)] == expected
 
 
 def test_a_container_makes_no_end_of_names() -> None:
@@ -226,13 +232,13 @@ def test_a_container_makes_no_end_of_names() -> None:
         Scripted("a", lambda _: [(GAUGE, 1, (("mount", f"/{next(numbers)}"),)) for _ in range(500)])
     )
     for _ in range(40):
-        assert len(made.cycle([container()], NOW)) == 500
+        assert len(records_of(made, [container()], NOW)) == 500
     assert len(made._subjects._known) < 12_000
 
 
 def test_points_are_the_records_of_a_cycle() -> None:
     made = runner(Scripted("a", one(GAUGE, 1.5, ("iface", "eth0"))), Scripted("b", one(COUNTER, 2)))
-    records = made.cycle([container()], NOW)
+    records = records_of(made, [container()], NOW)
     points = made.points([container()])
     assert [record_of(point, 60, NOW) for point in points] == records
 
@@ -242,8 +248,8 @@ def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen
     made = runner(collector)
     stays, leaves = container("stays"), container("leaves", pid=sleeper.pid)
     before = len(os.listdir("/proc/self/fd"))
-    made.cycle([stays, leaves], NOW)
-    made.cycle([stays], NOW)
+    records_of(made, [stays, leaves], NOW)
+    records_of(made, [stays], NOW)
     assert collector.forgotten == [leaves.key]
     made.close()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -265,10 +271,10 @@ def test_what_was_kept_open_of_a_container_goes_with_it() -> None:
         room, before = hierarchies.budget.left, open_descriptors()
         one_of_them = container(pid=pid, cgroup=paths)
         for _ in range(3):
-            assert len(made.cycle([one_of_them], NOW)) == 1
+            assert len(records_of(made, [one_of_them], NOW)) == 1
         assert made.still_runs(one_of_them)
         assert hierarchies.budget.left < room
-        assert made.cycle([], NOW) == []
+        assert records_of(made, [], NOW) == []
         assert hierarchies.budget.left == room
         made.close()
         assert open_descriptors() == before
@@ -277,22 +283,22 @@ def test_what_was_kept_open_of_a_container_goes_with_it() -> None:
 def test_a_renamed_container_gets_its_new_name_and_keeps_its_state() -> None:
     collector = Scripted("a", one(GAUGE, 1))
     made = runner(collector)
-    made.cycle([container("old", id="x")], NOW)
-    (record,) = made.cycle([container("new", id="x")], NOW)
+    records_of(made, [container("old", id="x")], NOW)
+    (record,) = records_of(made, [container("new", id="x")], NOW)
     assert record.tags == "name=new"
     assert collector.forgotten == []
 
 
 def test_a_reused_pid_is_not_taken_for_the_container() -> None:
     other = dataclasses.replace(container(), starttime=1)
-    assert runner(Scripted("a", one(GAUGE, 1))).cycle([other], NOW) == []
+    assert records_of(runner(Scripted("a", one(GAUGE, 1))), [other], NOW) == []
 
 
 def test_a_process_that_ended_before_the_cycle(sleeper: subprocess.Popen[bytes]) -> None:
     dead = container(pid=sleeper.pid)
     sleeper.kill()
     sleeper.wait()
-    assert runner(Scripted("a", one(GAUGE, 1))).cycle([dead], NOW) == []
+    assert records_of(runner(Scripted("a", one(GAUGE, 1))), [dead], NOW) == []
 
 
 def test_a_shared_namespace_is_measured_once_under_its_owner(sleeper: subprocess.Popen[bytes]) -> None:
@@ -302,7 +308,7 @@ def test_a_shared_namespace_is_measured_once_under_its_owner(sleeper: subprocess
     alone = container("alone", netns=8)
     collector = Scripted("n", one(GAUGE, 1), "netns")
     made = runner(collector)
-    records = made.cycle([first, owner, on_host, alone], NOW)
+    records = records_of(made, [first, owner, on_host, alone], NOW)
     assert [record.tags for record in records] == ["name=owner", "name=alone"]
     assert collector.begun == [2]
     assert made.speaker(first) is made.target(owner)
@@ -313,7 +319,7 @@ def test_without_inodes_the_runtime_says_who_shares(sleeper: subprocess.Popen[by
     owner = container("owner", netns=None, network_of="id-of-owner")
     guest = container("guest", pid=sleeper.pid, netns=None, network_of="id-of-owner")
     made = runner()
-    made.cycle([guest, owner], NOW)
+    records_of(made, [guest, owner], NOW)
     targets = [target for target in (made.target(guest), made.target(owner)) if target is not None]
     assert [target.container.name for target in namespace_owners(targets)] == ["owner"]
 
@@ -321,7 +327,7 @@ def test_without_inodes_the_runtime_says_who_shares(sleeper: subprocess.Popen[by
 def test_the_network_of_a_pod_is_the_pods_and_not_a_containers() -> None:
     pod = Pod("web-0", "shop", "uid")
     collectors = (Scripted("c", one(GAUGE, 1)), Scripted("n", one(COUNTER, 1), "netns"))
-    records = runner(*collectors).cycle([container("nginx", pod=pod)], NOW)
+    records = records_of(runner(*collectors), [container("nginx", pod=pod)], NOW)
     assert [record.tags for record in records] == [
         "name=nginx,namespace=shop,pod=web-0",
         "namespace=shop,pod=web-0",
@@ -336,10 +342,10 @@ def test_a_sandbox_speaks_for_its_pod_and_is_nothing_else(sleeper: subprocess.Po
     made = runner(Scripted("c", one(GAUGE, 1)), Scripted("n", one(COUNTER, 1), "netns"))
     expected = ["name=nginx,namespace=shop,pod=web-0", "namespace=shop,pod=web-0"]
     for order in ([app, sandbox], [sandbox, app]):
-        assert [record.tags for record in made.cycle(order, NOW)] == expected
+        assert [record.tags for record in records_of(made, order, NOW)] == expected
         assert made.speaker(app) is made.target(sandbox)
     # While its container is being restarted the pod still has a network.
-    assert [record.tags for record in made.cycle([sandbox], NOW)] == expected[1:]
+    assert [record.tags for record in records_of(made, [sandbox], NOW)] == expected[1:]
 
 
 def test_without_inodes_a_pod_is_one_namespace(sleeper: subprocess.Popen[bytes]) -> None:
@@ -347,13 +353,13 @@ def test_without_inodes_a_pod_is_one_namespace(sleeper: subprocess.Popen[bytes])
     one_of_it = container("a", pod=pod, netns=None)
     other = container("b", sleeper.pid, pod=pod, netns=None)
     made = runner(Scripted("n", one(GAUGE, 1), "netns"))
-    assert [record.tags for record in made.cycle([one_of_it, other], NOW)] == ["pod=uid"]
+    assert [record.tags for record in records_of(made, [one_of_it, other], NOW)] == ["pod=uid"]
 
 
 def test_the_sandbox_of_a_pod_in_the_hosts_network_says_nothing() -> None:
     sandbox = container("sandbox", pod=Pod("proxy", "kube-system"), pause=True, host_network=True)
     made = runner(Scripted("c", one(GAUGE, 1)), Scripted("n", one(GAUGE, 1), "netns"))
-    assert made.cycle([sandbox], NOW) == []
+    assert records_of(made, [sandbox], NOW) == []
 
 
 def test_what_is_left_to_say_of_a_container_that_ended(caplog: pytest.LogCaptureFixture) -> None:
@@ -365,7 +371,7 @@ def test_what_is_left_to_say_of_a_container_that_ended(caplog: pytest.LogCapture
 
     stat = SelfStat()
     faulty, sound = Obituaries("faulty", one(GAUGE, 1)), Obituaries("a", one(COUNTER, 1))
-    records = runner(faulty, sound, stat=stat).cycle([container("web")], NOW)
+    records = records_of(runner(faulty, sound, stat=stat), [container("web")], NOW)
     assert [(record.metric, record.value, record.tags) for record in records] == [
         ("container.test.gauge", 1, "name=web"),
         ("container.test.counter", 1, "name=web"),

@@ -163,7 +163,7 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
     )
     assert settings.agent.step == 30
     assert settings.transfer.addresses == ["http://a/api/push", "http://b/api/push"]
-    target = settings.transfer.all_targets()[0]
+    target = settings.transfer.targets[0]
     assert (target.username, target.timeout) == ("12345", 1.5)
     assert settings.network.veth_tag is True
     assert settings.discovery.include["name"] == ["web-*", "a,b"]
@@ -190,19 +190,19 @@ def test_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2\nnot this\n")
     settings = load(write(tmp_path, f'[transfer]\npassword_file = "{secret}"\n'), {})
-    assert settings.transfer.all_targets()[0].password() == "hunter2"
+    assert settings.transfer.targets[0].password() == "hunter2"
     with pytest.raises(ConfigError, match=r"cannot read password_file /nonexistent: No such file"):
-        load(write(tmp_path, '[transfer]\npassword_file = "/nonexistent"\n'), {}).transfer.all_targets()[
+        load(write(tmp_path, '[transfer]\npassword_file = "/nonexistent"\n'), {}).transfer.targets[
             0
         ].password()
 
 
 def test_targets_add_to_the_addresses_or_replace_the_default_ones(tmp_path: Path) -> None:
     target = "[[transfer.targets]]\nname = 'n9e'\naddresses = ['http://b/']\ngzip = true\n"
-    only = load(write(tmp_path, target), {}).transfer.all_targets()
+    only = load(write(tmp_path, target), {}).transfer.targets
     assert [(one.name, one.addresses, one.gzip) for one in only] == [("n9e", ["http://b/"], True)]
     both = load(write(tmp_path, "[transfer]\ntimeout = 2\naddresses = ['rpc://a:8433']\n" + target), {})
-    assert [(one.name, one.timeout) for one in both.transfer.all_targets()] == [("default", 2), ("n9e", 5)]
+    assert [(one.name, one.timeout) for one in both.transfer.targets] == [("default", 2), ("n9e", 5)]
     assert "differ from each other" in refused(write(tmp_path, target + target))
     assert "'default'" in refused(write(tmp_path, target.replace("n9e", "default")))
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from falcon_agent.container import Container
-    from falcon_agent.metric import Record
 
 pytestmark = pytest.mark.real
 
@@ -229,12 +228,12 @@ class Measuring:
         """Measure once."""
         one = self.known()
         timestamp = len(self.cycles)
-        records: list[Record] = inside(
-            str(self._engine.netns), lambda: self._runner.cycle([one] if one else [], timestamp)
+        measured = inside(
+            str(self._engine.netns), lambda: self._runner.measure([one] if one else [], timestamp)
         )
         counters = {
             f"{record.metric} {record.tags}": record.value
-            for record in records
+            for _, record in measured
             if record.counterType == "COUNTER"
         }
         self.cycles.append((one.key if one else "", counters))

@@ -85,7 +85,11 @@ SELECTIONS = {
             *("tests/discovery/test_inside_names.py", "tests/discovery/test_describe.py", "tests/cgroupfs"),
             *("tests/netlink/test_sock_diag.py", "tests/procfs/test_dev_snmp6.py"),
             *("tests/procfs/test_kmsg.py", "tests/procfs/test_kmsg_guest.py"),
-            *("tests/collectors/test_cpu.py", "tests/collectors/test_life.py"),
+            *(
+                "tests/collectors/test_cpu.py",
+                "tests/collectors/test_life.py",
+                "tests/collectors/test_life_real.py",
+            ),
             *("tests/collectors/test_memory.py", "tests/collectors/test_pids.py"),
             *(
                 "tests/collectors/test_sockets.py",
@@ -98,11 +102,11 @@ SELECTIONS = {
         | _LIKE_THE_OTHERS
         | {
             "tests/collectors/test_life.py::test_uptime_in_another_time_namespace": "the kernel has none",
-            "tests/collectors/test_life.py::test_a_health_check": "no layout makes a difference to it",
-            "tests/collectors/test_life.py::test_containers_that_are_killed_as_a_whole[init1]": _ANOTHER,
-            "tests/collectors/test_life.py::test_without_the_log_docker_is_heard": _UNTOLD,
-            "tests/collectors/test_life.py::test_a_container_that_is_killed_before_it_was_seen": _UNTOLD,
-            "tests/collectors/test_life.py::test_a_container_of_podman_which_tells_of_no_kill": "no podman",
+            "tests/collectors/test_life_real.py::test_a_health_check": "no layout makes a difference to it",
+            "tests/collectors/test_life_real.py::test_containers_that_are_killed_as_a_whole[init1]": _ANOTHER,
+            "tests/collectors/test_life_real.py::test_without_the_log_docker_is_heard": _UNTOLD,
+            "tests/collectors/test_life_real.py::test_a_container_that_is_killed_before_it_was_seen": _UNTOLD,
+            "tests/collectors/test_life_real.py::test_a_container_of_podman_which_tells_of_no_kill": "no podman",
         },
         at_least=105,
     ),

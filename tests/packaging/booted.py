@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.packaging.tree import tree
-from tests.real.engine import wait_until
+from tests.real.engine import removed, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,8 +122,8 @@ class Booted:
             self._process.wait(timeout=120.0)
         for directory in self._cgroups:
             for inner in sorted(directory.rglob("*/"), reverse=True):
-                wait_until(partial(_removed, inner), f"{inner} is removed")
-            wait_until(partial(_removed, directory), f"{directory} is removed")
+                wait_until(partial(removed, inner), f"{inner} is removed")
+            wait_until(partial(removed, directory), f"{directory} is removed")
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def try_run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -221,16 +221,6 @@ class Booted:
     def _file(self, path: str, text: str) -> None:
         (self.shared / "new").write_text(text)
         self.run("cp", "/shared/new", path)
-
-
-def _removed(directory: Path) -> bool:
-    try:
-        directory.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

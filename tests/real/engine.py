@@ -334,6 +334,17 @@ def make_busybox(root: Path) -> None:
         (root / directory).mkdir()
 
 
+def removed(directory: Path) -> bool:
+    """Whether a cgroup is gone, now that it was tried: it stays as long as a process is in it."""
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def remove_cgroups(name: str) -> None:
     """Remove a top-level cgroup and those below it, in every hierarchy, as far as nothing runs there."""
     for top in sorted(_CGROUP_ROOT.glob(f"*/{name}")) + sorted(_CGROUP_ROOT.glob(name)):

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.real.engine import EngineError, wait_until
+from tests.real.engine import EngineError, removed, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Nspawn:
         for directory in self._cgroups:
             for inner in (*directory.glob("*"), directory, directory.parent):
                 if inner.is_dir():
-                    wait_until(partial(_removed, inner), f"{inner} is removed")
+                    wait_until(partial(removed, inner), f"{inner} is removed")
         shutil.rmtree(self._root, ignore_errors=True)
 
     def _find_first(self) -> bool:
@@ -91,16 +91,6 @@ class Nspawn:
             return False
         self.pid = int(pids[0])
         return True
-
-
-def _removed(directory: Path) -> bool:
-    try:
-        directory.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
