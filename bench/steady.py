@@ -54,8 +54,8 @@ class Steady:
     def cycle(self) -> None:
         """What the scheduler runs at every step: from its tick to bytes in the spool."""
         self._timestamp += self._step
-        points = self.runner.points(self._snapshot(self.runner.still_runs))
-        self._outbox.put(points, self._step, self._timestamp)
+        reports = self.runner.reports(self._snapshot(self.runner.still_runs))
+        self._outbox.put(reports, self._step, self._timestamp)
 
     def run(self) -> Pass:
         """One cycle and its cost, in all threads; delivered afterwards, as it were.

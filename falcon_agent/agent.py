@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from falcon_agent.config import Settings, Target
+    from falcon_agent.metric import Sample
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.delivery import Delivery
     from falcon_agent.transfer.queue import Spool
@@ -223,15 +224,12 @@ class Agent:
                 return
             step = self._settings.agent.step
             timestamp = floor_to_step(time.time(), step)
-            points = runner.points(self._inventory.snapshot(runner.still_runs))
+            reports = runner.reports(self._inventory.snapshot(runner.still_runs))
         if only_gauges:
             newest = self._spool.newest
-            points = [
-                point
-                for point in points
-                if point[1].counter_type == "GAUGE" and (newest is None or timestamp > newest)
-            ]
-        self._outbox.put(points, step, timestamp)
+            reported = newest is not None and timestamp <= newest
+            reports = [] if reported else [(subject, _gauges(samples)) for subject, samples in reports]
+        self._outbox.put(reports, step, timestamp)
         self._cycle_ended()
 
     def waiting(self) -> tuple[TargetStatus, ...]:
@@ -305,3 +303,7 @@ class Agent:
         if lost:
             log.warning("%d records are lost: the disk did not take them", lost)
         return ended
+
+
+def _gauges(samples: Iterable[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample[0].counter_type == "GAUGE"]

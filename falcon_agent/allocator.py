@@ -13,9 +13,10 @@ import gc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """From malloc.h."""
 
-_TRIM_BYTES = 128 * 1024
-_MMAP_BYTES = 64 * 1024
-"""Blocks from this size on are mappings of their own and go back at once; a body of 1000 records is twice as large."""
+_TRIM_BYTES = 1024 * 1024
+_MMAP_BYTES = 512 * 1024
+"""Blocks from this size on are mappings of their own and go back at once. A body of 1000 records has 170 KB: with 128
+and 64 KiB here a cycle of 300 containers had 900 pages made anew, a tenth of its CPU, and 0.6 MB less were resident."""
 
 
 _YOUNG_OBJECTS = 50_000

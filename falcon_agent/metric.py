@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CounterType: TypeAlias = Literal["GAUGE", "COUNTER"]
 
@@ -77,8 +80,9 @@ Sample: TypeAlias = tuple[Metric, int | float, Tags]
 """What a collector yields: the metric, its value in the metric's unit, and the tags it adds."""
 
 
-Point: TypeAlias = tuple[Subject, Metric, int | float]
-"""A value that was measured in a cycle; with the cycle's step and timestamp it is a record."""
+Report: TypeAlias = "tuple[Subject, Sequence[Sample]]"
+"""What was measured of a subject in a cycle. Its tags hold those of the samples; with step and timestamp each of
+these is a record."""
 
 
 @dataclass(slots=True)
@@ -102,3 +106,8 @@ class Record:
     counterType: str  # noqa: N815  the wire's name
     tags: str
     timestamp: int
+
+
+def record_of(subject: Subject, metric: Metric, value: float, step: int, timestamp: int) -> Record:
+    """A sample about a subject as the wire's item."""
+    return Record(subject.endpoint, metric.name, value, step, metric.counter_type, subject.tags, timestamp)

@@ -10,7 +10,7 @@ from falcon_agent.cgroupfs import Cgroup
 from falcon_agent.collectors.base import Target, TellsOfEnded
 from falcon_agent.collectors.subjects import Bearer, Subjects
 from falcon_agent.errors import FalconAgentError, GoneError
-from falcon_agent.metric import Record
+from falcon_agent.metric import record_of
 from falcon_agent.procfs.process import Process
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from falcon_agent.collectors.base import Collector, Scope
     from falcon_agent.collectors.subjects import Naming
     from falcon_agent.container import Container
-    from falcon_agent.metric import Point, Sample, Tags
+    from falcon_agent.metric import Record, Report, Sample, Tags
     from falcon_agent.procfs.endings import Endings
     from falcon_agent.selfstat import SelfStat
 
@@ -31,7 +31,7 @@ _OPEN, _KEPT = 1, 4
 Measured: TypeAlias = "tuple[Container | None, Record]"
 """A record and whom it is about; None is the agent itself."""
 
-_Group: TypeAlias = "tuple[Container | None, list[Point]]"
+_Said: TypeAlias = "tuple[Container | None, Report]"
 """What one collector says of one target."""
 
 
@@ -71,31 +71,31 @@ class Runner:
         self._bearers: dict[bool, dict[Target | None, Bearer]] = {False: {}, True: {}}
         self._complaints: dict[tuple[str, str], str] = {}
 
-    def points(self, containers: Iterable[Container]) -> list[Point]:
+    def reports(self, containers: Iterable[Container]) -> list[Report]:
         """Measure every container once.
 
         Args:
             containers: those that run now.
 
         Returns:
-            What was measured, nothing twice: a second point of a series is left out and counted.
+            What was measured, nothing twice: a second sample of a series is left out and counted.
         """
-        return [point for _, points in self._groups(containers) for point in points]
+        return [report for _, report in self._measure(containers)]
 
     def measure(self, containers: Iterable[Container], timestamp: int) -> list[Measured]:
-        """Like `points`, as records, with the container that each is about.
+        """Like `reports`, as records, with the container that each is about.
 
         Args:
             containers: those that run now.
             timestamp: of all records of the cycle: its start, floored to step.
         """
         return [
-            (container, record_of(point, self._step, timestamp))
-            for container, points in self._groups(containers)
-            for point in points
+            (container, record_of(subject, metric, value, self._step, timestamp))
+            for container, (subject, samples) in self._measure(containers)
+            for metric, value, _ in samples
         ]
 
-    def _groups(self, containers: Iterable[Container]) -> list[_Group]:
+    def _measure(self, containers: Iterable[Container]) -> list[_Said]:
         started = time.monotonic()
         self._subjects.new_cycle()
         self._hierarchies.new_cycle()
@@ -105,20 +105,20 @@ class Runner:
             "container": [target for target in targets if not target.container.pause],
             "netns": namespace_owners(targets),
         }
-        groups: list[_Group] = []
+        said: list[_Said] = []
         passing: list[Bearer] = []
         for collector in self.collectors:
             if collector.scope == "host":
                 # Asked last of all (see COLLECTORS), so it sees what this cycle cost.
                 self._stat.set("collect.duration", (time.monotonic() - started) * 1000)
-            groups += self._ask(collector, asked.get(collector.scope))
+            said += self._ask(collector, asked.get(collector.scope))
             if isinstance(collector, TellsOfEnded):
-                groups += self._ask_of_ended(collector, passing)
+                said += self._ask_of_ended(collector, passing)
         if self._subjects.shared:
-            groups = self._without_doubles(groups)
+            said = self._without_doubles(said)
         for bearer in passing:
             bearer.release()
-        return groups
+        return said
 
     def target(self, container: Container) -> Target | None:
         """The open target of a container of the last cycle, or None if it was gone by then."""
@@ -143,7 +143,7 @@ class Runner:
         if self._endings is not None:
             self._endings.close()
 
-    def _ask(self, collector: Collector, targets: Sequence[Target] | None) -> list[_Group]:
+    def _ask(self, collector: Collector, targets: Sequence[Target] | None) -> list[_Said]:
         """What one collector says of its targets; its failures are counted, logged once, and end nothing else.
 
         Args:
@@ -158,7 +158,7 @@ class Runner:
             return []
         of_namespace = collector.scope == "netns"
         bearers = self._bearers[of_namespace]
-        groups: list[_Group] = []
+        said: list[_Said] = []
         for target in [None] if targets is None else targets:
             try:
                 found = collector.collect(target)
@@ -169,24 +169,27 @@ class Runner:
                 self._failed(collector, target, error)
                 continue
             bearer = bearers.get(target) or self._new_bearer(target, of_namespace=of_namespace)
-            groups.append((target.container if target else None, _points(bearer, samples)))
+            container = target.container if target else None
+            said += [(container, report) for report in _reports(bearer, samples)]
         self._stat.set("collect.cpu", (time.thread_time() - started) * 1000, collector.name)
-        return groups
+        return said
 
-    def _ask_of_ended(self, collector: TellsOfEnded, passing: list[Bearer]) -> list[_Group]:
+    def _ask_of_ended(self, collector: TellsOfEnded, passing: list[Bearer]) -> list[_Said]:
         """What is left to say of containers that are no targets any more, by bearers that exist for that only."""
         try:
             found = list(collector.ended())
         except Exception as error:  # noqa: BLE001  a faulty collector must not end the cycle
             self._failed(collector, None, error)
             return []
-        groups: list[_Group] = []
+        said: list[_Said] = []
         for container, (metric, value, tags) in found:
             bearer = self._bearer_of(container, of_namespace=False)
             passing.append(bearer)
             # The next life's COUNTERs are not to be held against the last one's.
-            groups.append((container, [(bearer.subject(tags) if tags else bearer.plain, metric, value)]))
-        return groups
+            said.append(
+                (container, (bearer.subject(tags) if tags else bearer.plain, [(metric, value, tags)]))
+            )
+        return said
 
     def _new_bearer(self, target: Target | None, *, of_namespace: bool) -> Bearer:
         container = target.container if target else None
@@ -205,24 +208,25 @@ class Runner:
             self._naming.tags(container, of_namespace=of_namespace),
         )
 
-    def _without_doubles(self, groups: list[_Group]) -> list[_Group]:
+    def _without_doubles(self, said: list[_Said]) -> list[_Said]:
         """Two containers may come out under one name; graph would keep either point, so the second is named lost."""
         shared = self._subjects.shared
         seen = set()
-        kept: list[_Group] = []
-        for container, points in groups:
-            single = []
-            for point in points:
-                subject, metric, _ = point
-                if subject in shared:
+        kept: list[_Said] = []
+        for container, (subject, samples) in said:
+            single = samples
+            if subject in shared:
+                single = []
+                for sample in samples:
+                    metric = sample[0]
                     if (subject, metric) in seen:
                         self._stat.count("records.invalid", "duplicate")
                         text = "a second container has the same endpoint and tags"
                         self._complain("duplicate", subject.tags, text)
                         continue
                     seen.add((subject, metric))
-                single.append(point)
-            kept.append((container, single))
+                    single.append(sample)
+            kept.append((container, (subject, single)))
         return kept
 
     def _open(self, containers: Iterable[Container]) -> None:
@@ -299,29 +303,29 @@ class Runner:
         return True
 
 
-def _points(bearer: Bearer, samples: Iterable[Sample]) -> list[Point]:
-    """The samples of one target, less the COUNTERs that fell since the last: a restart, not a rate."""
-    points: list[Point] = []
+def _reports(bearer: Bearer, samples: list[Sample]) -> list[Report]:
+    """The samples of one target by subject, less the COUNTERs that fell since the last: a restart, not a rate."""
+    reports: list[Report] = []
     subject = bearer.plain
     of: Tags = ()
-    for metric, value, tags in samples:
+    start = 0  # of what is not in a report yet
+    for at, (metric, value, tags) in enumerate(samples):
         if tags is not of:  # those of one interface or mount have one object, and come together
-            of = tags
+            if start < at:
+                reports.append((subject, samples[start:at]))
+            start, of = at, tags
             subject = bearer.subject(tags) if tags else bearer.plain
         if metric.counter_type == "COUNTER":
             counters = subject.counters
             last = counters.get(metric)
             counters[metric] = value
             if last is not None and value < last:
-                continue
-        points.append((subject, metric, value))
-    return points
-
-
-def record_of(point: Point, step: int, timestamp: int) -> Record:
-    """A point as the wire's item."""
-    subject, metric, value = point
-    return Record(subject.endpoint, metric.name, value, step, metric.counter_type, subject.tags, timestamp)
+                if start < at:
+                    reports.append((subject, samples[start:at]))
+                start = at + 1
+    if start < len(samples):
+        reports.append((subject, samples[start:] if start else samples))
+    return reports
 
 
 def namespace_owners(targets: Iterable[Target]) -> list[Target]:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from falcon_agent.metric import Record
+
+_PIECE = 200
+"""Items that are made one text at a time, some 40 KB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,26 +48,43 @@ def make_batches(records: Iterable[Record], batch_size: int, max_bytes: int) -> 
     return [
         batch
         for timestamp in sorted(by_timestamp)
-        for batch in batches_of(by_timestamp[timestamp], timestamp, batch_size, max_bytes)
+        for batch in batches_of([by_timestamp[timestamp]], timestamp, batch_size, max_bytes)
     ]
 
 
-def batches_of(items: Sequence[str], timestamp: int, batch_size: int, max_bytes: int) -> list[Batch]:
-    """Pack items of one timestamp that are JSON already; the arguments as of `make_batches`."""
-    batches: list[Batch] = []
-    for start in range(0, len(items), batch_size):
-        _pack(items[start : start + batch_size], timestamp, max_bytes, batches)
-    return batches
+def batches_of(
+    portions: Iterable[Sequence[str]], timestamp: int, batch_size: int, max_bytes: int
+) -> Iterator[Batch]:
+    """Pack items of one timestamp that are JSON already, each batch as soon as it is full.
+
+    Args:
+        portions: the items, some at a time.
+        timestamp: of all of them.
+        batch_size: as of `make_batches`.
+        max_bytes: likewise.
+    """
+    waiting: list[str] = []
+    for items in portions:
+        waiting += items
+        while len(waiting) >= batch_size:
+            yield from _packed(waiting[:batch_size], timestamp, max_bytes)
+            del waiting[:batch_size]
+    if waiting:
+        yield from _packed(waiting, timestamp, max_bytes)
 
 
-def _pack(items: Sequence[str], timestamp: int, max_bytes: int, batches: list[Batch]) -> None:
-    body = f"[{','.join(items)}]".encode()
-    if len(body) <= max_bytes or len(items) == 1:
-        batches.append(Batch(body, len(items), timestamp))
+def _packed(items: Sequence[str], timestamp: int, max_bytes: int) -> Iterator[Batch]:
+    # In pieces: memory for a long text comes from the kernel page by page, each time anew.
+    pieces = [",".join(items[at : at + _PIECE]).encode() for at in range(0, len(items), _PIECE)]
+    size = sum(map(len, pieces)) + len(pieces) + 1
+    if size <= max_bytes or len(items) == 1:
+        pieces[0] = b"[" + pieces[0]
+        pieces[-1] += b"]"
+        yield Batch(b",".join(pieces), len(items), timestamp)
         return
     middle = len(items) // 2
-    _pack(items[:middle], timestamp, max_bytes, batches)
-    _pack(items[middle:], timestamp, max_bytes, batches)
+    yield from _packed(items[:middle], timestamp, max_bytes)
+    yield from _packed(items[middle:], timestamp, max_bytes)
 
 
 def items_of(body: bytes) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Points become the items of a POST at once, as text; what is the same in every cycle is worked out once."""
+"""Samples become the items of a POST at once, as text; what is the same in every cycle is worked out once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from falcon_agent.metric import Record
+from falcon_agent.metric import record_of
 from falcon_agent.transfer.contract import (
     COUNTER_LIMIT,
     COUNTER_TYPES,
@@ -18,9 +18,9 @@ from falcon_agent.transfer.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from falcon_agent.metric import Metric, Point, Subject
+    from falcon_agent.metric import Metric, Report, Subject
     from falcon_agent.selfstat import SelfStat
 
 
@@ -39,41 +39,37 @@ class ItemMaker:
         self._stat = stat
         self._tails: dict[Subject, tuple[str, int]] = {}
 
-    def items(self, points: Iterable[Point], step: int, timestamp: int) -> list[str]:
-        """The points that Open-Falcon can store, as JSON objects, in their order.
+    def items(self, reports: Iterable[Report], step: int, timestamp: int) -> Iterator[list[str]]:
+        """For each report the samples that Open-Falcon can store, as JSON objects, in their order.
 
         Args:
-            points: of one cycle.
+            reports: of one cycle.
             step: seconds between two cycles.
             timestamp: of all of them, in seconds since the epoch.
         """
         heads: dict[Metric, tuple[str, int, bool]] = {}
         tails: dict[Subject, tuple[str, int]] = {}
-        items: list[str] = []
-        about: Subject | None = None
-        tail, room = "", -1
-        for subject, metric, value in points:
-            if subject is not about:
-                about = subject
-                tail, room = tails[subject] = self._tails.get(subject) or _tail(subject)
-            head, size, is_counter = heads.get(metric) or heads.setdefault(
-                metric, _head(metric, step, timestamp)
-            )
-            if size <= room and (
-                0 <= value < COUNTER_LIMIT
-                if type(value) is int
-                else type(value) is float and isfinite(value) and not is_counter
-            ):
-                items.append(f"{head}{value}{tail}")
-                continue
-            record = Record(
-                subject.endpoint, metric.name, value, step, metric.counter_type, subject.tags, timestamp
-            )
-            if takes(record, self._stat):
-                items.append(orjson.dumps(record).decode())
+        for subject, samples in reports:
+            tail, room = tails[subject] = self._tails.get(subject) or _tail(subject)
+            items: list[str] = []
+            for metric, value, _ in samples:
+                try:
+                    head, size, is_counter = heads[metric]
+                except KeyError:
+                    head, size, is_counter = heads[metric] = _head(metric, step, timestamp)
+                if size <= room and (
+                    0 <= value < COUNTER_LIMIT
+                    if type(value) is int
+                    else type(value) is float and isfinite(value) and not is_counter
+                ):
+                    items.append(f"{head}{value}{tail}")
+                    continue
+                record = record_of(subject, metric, value, step, timestamp)
+                if takes(record, self._stat):
+                    items.append(orjson.dumps(record).decode())
+            yield items
         # Of the subjects that are spoken of no more nothing is kept.
         self._tails = tails
-        return items
 
 
 def _head(metric: Metric, step: int, timestamp: int) -> tuple[str, int, bool]:

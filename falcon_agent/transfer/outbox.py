@@ -1,4 +1,4 @@
-"""From the points of a cycle to what waits for delivery."""
+"""From the reports of a cycle to what waits for delivery."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from falcon_agent.transfer.items import ItemMaker
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from falcon_agent.metric import Point
+    from falcon_agent.metric import Report
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.batches import Batch
 
@@ -39,13 +39,13 @@ class Outbox:
         self._batch_size = batch_size
         self._items = ItemMaker(stat)
 
-    def put(self, points: Iterable[Point], step: int, timestamp: int) -> None:
-        """Queue the points of a cycle; they may be gone from memory afterwards.
+    def put(self, reports: Iterable[Report], step: int, timestamp: int) -> None:
+        """Queue what was measured in a cycle; it may be gone from memory afterwards.
 
         Args:
-            points: what was measured.
+            reports: what was measured.
             step: seconds between two cycles.
             timestamp: of all of them, in seconds since the epoch.
         """
-        items = self._items.items(points, step, timestamp)
+        items = self._items.items(reports, step, timestamp)
         self._spool.put(batches_of(items, timestamp, self._batch_size, MAX_BODY_BYTES))

@@ -97,7 +97,8 @@ class DiskSpool:
 
     def put(self, batches: Iterable[Batch]) -> None:
         """Append for every target; it is on disk when this returns, if the disk takes it."""
-        rows = [Row.of(batch) for batch in sorted(batches, key=lambda batch: batch.timestamp)]
+        # Each body may go as soon as it is packed.
+        rows = sorted(map(Row.of, batches), key=lambda row: row.timestamp)
         with self._lock:
             self._disk.reopen()
             self._admit(rows, self._state.last_id)

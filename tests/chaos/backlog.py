@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from falcon_agent.metric import Metric, Subject
 from falcon_agent.selfstat import SelfStat
@@ -17,6 +18,9 @@ from falcon_agent.transfer.outbox import Outbox
 from falcon_agent.transfer.sender import Sender
 from falcon_agent.transfer.spool import DiskSpool
 from falcon_agent.transfer.transport import make_transport
+
+if TYPE_CHECKING:
+    from falcon_agent.metric import Report
 
 STEP = 30
 BATCH_SIZE = 1000
@@ -35,14 +39,14 @@ def main(address: str, directory: str, series: int, cycles: int, pace: float) ->
     sender = Sender(make_transport([address], 5.0), queue, stat, backoff=(0.1, 0.5), pace=pace)
     live = int(time.time()) // STEP * STEP
     subjects = [Subject("backlog", f"name=c{number}") for number in range(series)]
-    points = [(subject, _LOAD, number) for number, subject in enumerate(subjects)]
+    reports: list[Report] = [(subject, [(_LOAD, number, ())]) for number, subject in enumerate(subjects)]
     sender.start()
     for number in range(cycles):
-        outbox.put(points, STEP, live - (cycles - number) * STEP)
+        outbox.put(reports, STEP, live - (cycles - number) * STEP)
     print("ready", flush=True)
     while queue.records == series * cycles:
         time.sleep(0.01)
-    outbox.put(points, STEP, live)
+    outbox.put(reports, STEP, live)
     while queue.records:
         time.sleep(0.01)
     sender.stop(5.0)

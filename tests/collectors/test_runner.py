@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from falcon_agent.cgroupfs import Hierarchies
-from falcon_agent.collectors.runner import Runner, namespace_owners, record_of
+from falcon_agent.collectors.runner import Runner, namespace_owners
 from falcon_agent.collectors.subjects import Naming
 from falcon_agent.container import CgroupPaths, Container, Pod, Template
 from falcon_agent.errors import FalconAgentError, GoneError, KernelFileError
-from falcon_agent.metric import Metric, Record
+from falcon_agent.metric import Metric, Record, record_of
 from falcon_agent.procfs.endings import Endings
 from falcon_agent.procfs.process import Process
 from falcon_agent.selfstat import SelfStat
@@ -236,11 +236,53 @@ def test_a_container_makes_no_end_of_names() -> None:
     assert len(made._subjects._known) < 12_000
 
 
-def test_points_are_the_records_of_a_cycle() -> None:
+def test_reports_are_the_records_of_a_cycle() -> None:
     made = runner(Scripted("a", one(GAUGE, 1.5, ("iface", "eth0"))), Scripted("b", one(COUNTER, 2)))
     records = records_of(made, [container()], NOW)
-    points = made.points([container()])
-    assert [record_of(point, 60, NOW) for point in points] == records
+    reports = made.reports([container()])
+    assert [
+        record_of(subject, metric, value, 60, NOW)
+        for subject, samples in reports
+        for metric, value, _ in samples
+    ] == records
+
+
+def test_samples_of_one_subject_are_one_report_and_a_counter_that_fell_is_in_none() -> None:
+    eth0, eth1 = (("iface", "eth0"),), (("iface", "eth1"),)
+    other = Metric("container.test.other", "COUNTER", "1", "", "")
+    values = iter([(7, 1, 9), (8, 0, 10)])
+
+    def collect(_: Target | None) -> Iterable[Sample]:
+        first, second, third = next(values)
+        return [
+            (GAUGE, 0, ()),
+            (COUNTER, first, eth0),
+            (other, second, eth0),
+            (GAUGE, third, eth0),
+            (COUNTER, third, eth1),
+        ]
+
+    made = runner(Scripted("a", collect))
+    said = [
+        [
+            (subject.tags, [(metric.name.rpartition(".")[2], value) for metric, value, _ in samples])
+            for subject, samples in made.reports([container()])
+        ]
+        for _ in range(2)
+    ]
+    assert said == [
+        [
+            ("name=web", [("gauge", 0)]),
+            ("iface=eth0,name=web", [("counter", 7), ("other", 1), ("gauge", 9)]),
+            ("iface=eth1,name=web", [("counter", 9)]),
+        ],
+        [
+            ("name=web", [("gauge", 0)]),
+            ("iface=eth0,name=web", [("counter", 8)]),
+            ("iface=eth0,name=web", [("gauge", 10)]),
+            ("iface=eth1,name=web", [("counter", 10)]),
+        ],
+    ]
 
 
 def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen[bytes]) -> None:

@@ -15,11 +15,11 @@ def subject(number: int = 0) -> Subject:
     return Subject("h", f"n={number}")
 
 
-def test_good_points_are_queued_in_batches_and_bad_ones_counted() -> None:
+def test_good_samples_are_queued_in_batches_and_bad_ones_counted() -> None:
     stat = SelfStat()
     queue = MemoryQueue(10**6, stat)
-    points = [(subject(), M, value) for value in (1, float("nan"), 2, 3)]
-    Outbox(queue, 2, stat).put(points, 60, NOW)
+    samples = [(M, value, ()) for value in (1, float("nan"), 2, 3)]
+    Outbox(queue, 2, stat).put([(subject(), samples)], 60, NOW)
     assert queue.records == 3
     batch = queue.peek()
     assert batch is not None
@@ -31,7 +31,7 @@ def test_good_points_are_queued_in_batches_and_bad_ones_counted() -> None:
 def test_bodies_stay_below_a_megabyte() -> None:
     stat = SelfStat()
     queue = MemoryQueue(10**8, stat)
-    Outbox(queue, 50_000, stat).put([(subject(number), M, 1) for number in range(20_000)], 60, NOW)
+    Outbox(queue, 50_000, stat).put([(subject(number), [(M, 1, ())]) for number in range(20_000)], 60, NOW)
     total = 0
     while (batch := queue.peek()) is not None:
         assert len(batch.body) < 1_000_000
