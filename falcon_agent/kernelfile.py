@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHUNK = 65536
-_RECORD = 4096
+RECORD = 4096
 """Longer than nearly every control file; a longer one is read on."""
 MAX_BYTES = 16 * 1024 * 1024
 """No kernel file that this program reads is larger; a fixture or a bind mount in its place might be."""
@@ -23,7 +23,8 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.ENOTDIR})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 
-_recordings: list[list[tuple[str, bytes]]] = []
+recordings: list[list[tuple[str, bytes]]] = []
+"""Who wants to be told what is read; added to by `recording` only."""
 
 
 @contextmanager
@@ -34,23 +35,23 @@ def recording() -> Iterator[list[tuple[str, bytes]]]:
     (netlink answers) add themselves with `note`.
     """
     seen: list[tuple[str, bytes]] = []
-    _recordings.append(seen)
+    recordings.append(seen)
     try:
         yield seen
     finally:
         # By identity: two recordings may hold equal content.
-        _recordings[:] = [kept for kept in _recordings if kept is not seen]
+        recordings[:] = [kept for kept in recordings if kept is not seen]
 
 
 def note(path: str, content: bytes) -> None:
     """Tell the active recordings what was read from `path`."""
-    for seen in _recordings:
+    for seen in recordings:
         seen.append((path, content))
 
 
 def is_recording() -> bool:
     """Whether anybody listens to `note`; spares building its arguments."""
-    return bool(_recordings)
+    return bool(recordings)
 
 
 def read_error(path: str, error: OSError) -> KernelFileError:
@@ -103,7 +104,7 @@ def read_to_eof(path: str, *, dir_fd: int | None = None, base: str = "", limit: 
         os.close(fd)
     if len(content) > limit:
         raise KernelFileError(name, f"larger than {limit} bytes")
-    if _recordings:
+    if recordings:
         note(name, content)
     return content
 
@@ -125,14 +126,14 @@ def read_record(path: str, *, dir_fd: int, base: str) -> bytes:
     try:
         fd = os.open(path, _FLAGS, dir_fd=dir_fd)
         try:
-            content = os.read(fd, _RECORD)
+            content = os.read(fd, RECORD)
         finally:
             os.close(fd)
     except OSError as error:
         raise read_error(f"{base}/{path}", error) from None
-    if len(content) == _RECORD:
+    if len(content) == RECORD:
         return read_to_eof(path, dir_fd=dir_fd, base=base)
-    if _recordings:
+    if recordings:
         note(f"{base}/{path}", content)
     return content
 
@@ -170,12 +171,12 @@ def read_again(fd: int, name: str, base: str) -> bytes:
         DeniedError, KernelFileError: as `read_to_eof`.
     """
     try:
-        content = os.pread(fd, _RECORD, 0)
-        if len(content) >= _RECORD:
+        content = os.pread(fd, RECORD, 0)
+        if len(content) >= RECORD:
             content = _read_on(fd, f"{base}/{name}", content)
     except OSError as error:
         raise read_error(f"{base}/{name}", error) from None
-    if _recordings:
+    if recordings:
         note(f"{base}/{name}", content)
     return content
 

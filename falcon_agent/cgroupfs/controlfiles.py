@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from os import pread
 from typing import TYPE_CHECKING
 
 from falcon_agent.errors import GoneError
-from falcon_agent.kernelfile import open_to_read_again, read_again, read_optional
+from falcon_agent.kernelfile import RECORD, open_to_read_again, read_again, read_optional, recordings
 
 if TYPE_CHECKING:
     from falcon_agent.cgroupfs.hierarchies import ControllerDir
@@ -72,12 +73,13 @@ class ControlFiles:
             DeniedError, KernelFileError: as `read_to_eof`.
         """
         try:
-            return read_again(self._fds[name], name, self.at.path)
+            content = pread(self._fds[name], RECORD, 0)
         except KeyError:
             return self._first(name)
-        except GoneError:
-            self._let_go(name)
-            return self._first(name)
+        except OSError:
+            return self._again(name)
+        # What is usual goes without one call more: this is done seven times for a container in each cycle.
+        return content if len(content) < RECORD and not recordings else self._again(name)
 
     def close(self) -> None:
         """Let all of them go; what is read afterwards is opened anew."""
@@ -102,6 +104,13 @@ class ControlFiles:
         if not os.path.isdir(self.at.path):
             raise GoneError(self.at.path, "the cgroup was removed")
         return None
+
+    def _again(self, name: str) -> bytes | None:
+        try:
+            return read_again(self._fds[name], name, self.at.path)
+        except GoneError:
+            self._let_go(name)
+            return self._first(name)
 
     def _let_go(self, name: str) -> None:
         os.close(self._fds.pop(name))

@@ -27,6 +27,8 @@ _CPU_STAT = (
     b"\nthrottled_usec ",
 )
 _CPUACCT_STAT = (b"\nuser ", b"\nsystem ")
+_USUAL_CPUACCT_STAT = re.compile(rb"user ([0-9]{1,20})\nsystem ([0-9]{1,20})\n")
+"""The form that it has had since Linux 2.6.26; more lines or another order are understood too."""
 _THROTTLING = (b"\nnr_periods ", b"\nnr_throttled ", b"\nthrottled_time ")
 _CPU_MAX = re.compile(rb"(max|[0-9]{1,20}) ([0-9]{1,20})\n")
 _CFS_QUOTA = re.compile(rb"(-1|[0-9]{1,20})\n")
@@ -96,16 +98,18 @@ def parse_cpu_stat_v1(usage: bytes, split: bytes | None, throttling: bytes | Non
     Raises:
         ParseError: one of them has another form.
     """
-    user, system = parse_keyed(split or b"", "cpuacct.stat", *_CPUACCT_STAT)
-    stat = CpuStat(
-        parse_single_value(usage, "cpuacct.usage"),
-        _scaled(user, _NS_PER_TICK),
-        _scaled(system, _NS_PER_TICK),
-    )
+    usage_ns = parse_single_value(usage, "cpuacct.usage")
+    user_ns: int | None
+    system_ns: int | None
+    if split is not None and (usual := _USUAL_CPUACCT_STAT.fullmatch(split)):
+        user, system = usual.groups()
+        user_ns, system_ns = int(user) * _NS_PER_TICK, int(system) * _NS_PER_TICK
+    else:
+        ticks = parse_keyed(split or b"", "cpuacct.stat", *_CPUACCT_STAT)
+        user_ns, system_ns = (_scaled(one, _NS_PER_TICK) for one in ticks)
     if throttling is None:
-        return stat
-    periods, throttled, withheld_ns = parse_keyed(throttling, "cpu.stat", *_THROTTLING)
-    return stat._replace(nr_periods=periods, nr_throttled=throttled, throttled_ns=withheld_ns)
+        return CpuStat(usage_ns, user_ns, system_ns)
+    return CpuStat(usage_ns, user_ns, system_ns, *parse_keyed(throttling, "cpu.stat", *_THROTTLING))
 
 
 @lru_cache(maxsize=256)

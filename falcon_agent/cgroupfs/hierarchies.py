@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
@@ -142,7 +143,8 @@ class Hierarchies:
         directory = mount.mountpoint
         above = []
         for part in below:
-            above.append(directory)
+            # Containers have most of them in common: one text each is quicker to tell apart, and less to keep.
+            above.append(sys.intern(directory))
             directory = f"{directory}/{part}"
         return ControllerDir(mount.version, directory, tuple(reversed(above)))
 

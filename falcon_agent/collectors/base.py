@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from falcon_agent.cgroupfs import Cgroup
     from falcon_agent.container import Container
-    from falcon_agent.metric import Metric, Sample
+    from falcon_agent.metric import Metric, Sample, Tags
     from falcon_agent.procfs.process import Process
 
 Scope: TypeAlias = Literal["container", "netns", "host"]
 """How often a collector is asked: per container, per network namespace but the host's, or per cycle."""
+
+Outcome: TypeAlias = int | float | str
+"""A value, or in words why there is none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,3 +87,8 @@ class TellsOfEnded(Collector, Protocol):
         Raises:
             FalconAgentError: counted and logged by the runner, others go on.
         """
+
+
+def with_value(outcomes: Iterable[tuple[Metric, Outcome, Tags]]) -> list[Sample]:
+    """The outcomes that are samples."""
+    return cast("list[Sample]", [one for one in outcomes if type(one[1]) is not str])

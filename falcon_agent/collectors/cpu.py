@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
+from falcon_agent.collectors.base import with_value
 from falcon_agent.kernelfile import read_to_eof
 from falcon_agent.metric import Metric, Source
 from falcon_agent.procfs.cpus import count_online_cpus
@@ -14,15 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from falcon_agent.cgroupfs import CpuQuota, CpuStat
-    from falcon_agent.collectors.base import Scope, Target
+    from falcon_agent.collectors.base import Outcome, Scope, Target
     from falcon_agent.metric import Sample, Tags
-
-_Outcome: TypeAlias = int | float | str
-"""A value, or in words why there is none."""
 
 _NS_PER_SECOND = 1_000_000_000
 _NS_PER_USEC = 1000
 
+_NOTHING: tuple[_Reading | None, _Reading | None] = (None, None)
 _NO_CPUS = "the number of CPUs is not known"
 _NEEDS_TWO = "a rate needs two samples"
 _WENT_BACK = "the counter went back"
@@ -127,8 +126,8 @@ class CpuCollector:
         self._proc = proc
         self._clock = clock
         self._host_cpus: int | None = None
-        self._last: dict[str, _Reading] = {}
         self._readings: dict[str, tuple[_Reading | None, _Reading]] = {}
+        """What was read in the last cycle, after the reading that its rates are held against."""
 
     def begin(self, targets: Sequence[Target]) -> None:
         """Count the host's CPUs.
@@ -149,19 +148,14 @@ class CpuCollector:
         limit = _least(quota.smallest, cgroup.cpuset(), self._host_cpus)
         key = target.key
         now = _Reading(at, stat, quota, limit)
-        before = self._last.get(key)
+        before, last = self._readings.get(key, _NOTHING)
+        if last is not None and last.stat is not None:
+            before = last
         self._readings[key] = before, now
-        if stat is not None:
-            self._last[key] = now
-        return [
-            (metric, outcome, tags)
-            for metric, outcome, tags in _outcomes(before, now)
-            if not isinstance(outcome, str)
-        ]
+        return with_value(_outcomes(before, now))
 
     def forget(self, target: Target) -> None:
         """Drop the readings of a container that left."""
-        self._last.pop(target.key, None)
         self._readings.pop(target.key, None)
 
     def absent(self, metric: Metric, target: Target) -> str | None:
@@ -169,14 +163,16 @@ class CpuCollector:
         if target.key not in self._readings:
             return None
         before, now = self._readings[target.key]
-        outcome = next(found[1] for found in _outcomes(before, now) if found[0] is metric)
+        outcome = next(
+            (one for about, one, _ in _outcomes(before, now) if about is metric), _no_quota(now.quota)
+        )
         if now.stat is None and metric is not LIMIT_CORES:
             return target.cgroup.reason("cpuacct") or str(outcome)
         return outcome if isinstance(outcome, str) else None
 
 
-def _outcomes(before: _Reading | None, now: _Reading) -> list[tuple[Metric, _Outcome, Tags]]:
-    """Every metric with its value or the reason why there is none."""
+def _outcomes(before: _Reading | None, now: _Reading) -> list[tuple[Metric, Outcome, Tags]]:
+    """The metrics with their values or the reason why there is none; no quota is reason enough for throttling."""
     limit, stat = now.limit, now.stat
     limit_cores = _NO_CPUS if limit is None else round(limit, 4)
     if stat is None:
@@ -192,15 +188,20 @@ def _outcomes(before: _Reading | None, now: _Reading) -> list[tuple[Metric, _Out
         cores = _cores(last.usage_ns, stat.usage_ns, seconds)
         user = _cores(last.user_ns, stat.user_ns, seconds)
         system = _cores(last.system_ns, stat.system_ns, seconds)
-    return [
+    outcomes: list[tuple[Metric, Outcome, Tags]] = [
         (LIMIT_CORES, limit_cores, ()),
         (CORES, cores if isinstance(cores, str) else round(cores, 4), ()),
         (BUSY, _percent(cores, limit), ()),
         (USER, _percent(user, limit), ()),
         (SYSTEM, _percent(system, limit), ()),
-        (THROTTLED_PERCENT, _throttled_percent(last, stat, now.quota), ()),
-        (THROTTLED_TIME, _throttled_time(stat, now.quota), ()),
     ]
+    if now.quota.own is not None:
+        withheld = _NOT_COUNTED if stat.throttled_ns is None else stat.throttled_ns // _NS_PER_USEC
+        outcomes += (
+            (THROTTLED_PERCENT, _throttled_percent(last, stat), ()),
+            (THROTTLED_TIME, withheld, ()),
+        )
+    return outcomes
 
 
 @lru_cache(maxsize=256)
@@ -221,15 +222,13 @@ def _cores(before_ns: int | None, now_ns: int | None, seconds: float) -> float |
     return (now_ns - before_ns) / _NS_PER_SECOND / seconds
 
 
-def _percent(cores: float | str, limit: float | None) -> _Outcome:
+def _percent(cores: float | str, limit: float | None) -> Outcome:
     if isinstance(cores, str):
         return cores
     return _NO_CPUS if limit is None else round(cores / limit * 100, 3)
 
 
-def _throttled_percent(before: CpuStat | None, now: CpuStat, quota: CpuQuota) -> _Outcome:
-    if quota.own is None:
-        return _no_quota(quota)
+def _throttled_percent(before: CpuStat | None, now: CpuStat) -> Outcome:
     if now.nr_periods is None or now.nr_throttled is None:
         return _NOT_COUNTED
     if before is None or before.nr_periods is None or before.nr_throttled is None:
@@ -240,14 +239,6 @@ def _throttled_percent(before: CpuStat | None, now: CpuStat, quota: CpuQuota) ->
         return _WENT_BACK
     # Periods pass only while something wants to run: without any, nothing was held back.
     return round(throttled / periods * 100, 3) if periods else 0.0
-
-
-def _throttled_time(now: CpuStat, quota: CpuQuota) -> _Outcome:
-    if quota.own is None:
-        return _no_quota(quota)
-    if now.throttled_ns is None:
-        return _NOT_COUNTED
-    return now.throttled_ns // _NS_PER_USEC
 
 
 def _no_quota(quota: CpuQuota) -> str:

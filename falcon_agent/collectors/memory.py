@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from falcon_agent.collectors.base import with_value
 from falcon_agent.kernelfile import read_to_eof
 from falcon_agent.metric import Metric, Source
 from falcon_agent.procfs.meminfo import parse_meminfo
@@ -12,11 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from falcon_agent.cgroupfs import MemoryStat
-    from falcon_agent.collectors.base import Scope, Target
+    from falcon_agent.collectors.base import Outcome, Scope, Target
     from falcon_agent.metric import Sample, Tags
-
-_Outcome: TypeAlias = int | float | str
-"""A value, or in words why there is none."""
 
 _USED = (
     Source("memory.current", (), "v2"),
@@ -120,11 +118,7 @@ class MemoryCollector:
             return ()
         cgroup = target.cgroup
         stat, kills = self._readings[target.key] = cgroup.memory(), cgroup.oom_kills()
-        return [
-            (metric, outcome, tags)
-            for metric, outcome, tags in _outcomes(stat, kills, self._host_bytes)
-            if not isinstance(outcome, str)
-        ]
+        return with_value(_outcomes(stat, kills, self._host_bytes))
 
     def forget(self, target: Target) -> None:
         """Drop the readings of a container that left."""
@@ -143,9 +137,9 @@ class MemoryCollector:
 
 def _outcomes(
     stat: MemoryStat | None, kills: int | None, host_bytes: int | None
-) -> list[tuple[Metric, _Outcome, Tags]]:
+) -> list[tuple[Metric, Outcome, Tags]]:
     """Every metric with its value or the reason why there is none."""
-    oom_kills: _Outcome = "the kernel does not count them for this cgroup" if kills is None else kills
+    oom_kills: Outcome = "the kernel does not count them for this cgroup" if kills is None else kills
     if stat is None:
         reason = "the kernel keeps no memory account of this cgroup"
         rest = (MEMTOTAL, MEMUSED, MEMUSED_PERCENT, RSS, CACHE, SWAPUSED)
@@ -181,7 +175,7 @@ def _used(stat: MemoryStat) -> int | str:
     return max(stat.usage_bytes - stat.inactive_file_bytes, 0)
 
 
-def _percent(used: int | str, total: int | str) -> _Outcome:
+def _percent(used: int | str, total: int | str) -> Outcome:
     if isinstance(used, str):
         return used
     if isinstance(total, str):

@@ -128,6 +128,9 @@ def test_nothing_is_kept_of_subjects_that_fell_silent() -> None:
 
 
 def test_the_items_of_a_report_come_together() -> None:
-    reports: list[Report] = [(WEB, [(GAUGE, 1, ()), (GAUGE, nan, ()), (COUNTER, 2, ())]), (WEB, [(GAUGE, 3, ())])]
+    reports: list[Report] = [
+        (WEB, [(GAUGE, 1, ()), (GAUGE, nan, ()), (COUNTER, 2, ())]),
+        (WEB, [(GAUGE, 3, ())]),
+    ]
     made = ItemMaker(SelfStat()).items(reports, 60, NOW)
     assert [[json.loads(item)["value"] for item in portion] for portion in made] == [[1, 2], [3]]
