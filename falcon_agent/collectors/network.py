@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from falcon_agent.collectors.vethmap import MAX_INTERFACES, VethMap, own_interfaces
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from falcon_agent.collectors.base import Scope, Target
+    from falcon_agent.collectors.vethmap import Interfaces
     from falcon_agent.metric import Sample
     from falcon_agent.netlink.rtnetlink import Link
-    from falcon_agent.procfs.net_dev import NetDev
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def _metric(way: str, what: str, host: str, own: str) -> Metric:
 
 
 _METRICS = tuple((_metric(*way), way[2], way[3]) for way in _WAYS)
+_HOSTS = itemgetter(*(LinkStats._fields.index(host) for _, host, _ in _METRICS))
+"""Of the counters of the host's end those of each metric, in their order."""
 
 
 class NetworkCollector:
@@ -108,39 +111,50 @@ class NetworkCollector:
     def collect(self, target: Target | None) -> Iterable[Sample]:
         """The counters of one namespace's interfaces; see `Collector.collect`."""
         if target is None:
-            return
+            return ()
         key = target.key
         known = self._map.get(key)
+        if known and known.veths and not known.unmapped and (samples := self._by_veths(known.veths)):
+            self._reasons.pop(key, None)
+            return samples
+        return self._by_net_dev(target, known)
+
+    def _by_veths(self, hosts: Mapping[str, Link]) -> list[Sample]:
+        """The counters of the hosts' ends; nothing if one of them vanished since the map was made."""
+        samples: list[Sample] = []
+        for name, veth in hosts.items():
+            stats = self._stats.get(veth.ifindex)
+            if stats is None:
+                return []
+            if is_recording():
+                _note(name, veth, stats)
+            tags = (("iface", name), ("veth", veth.name)) if self._veth_tag else (("iface", name),)
+            samples += [
+                (metric, value, tags) for metric, value in zip(self.metrics, _HOSTS(stats), strict=True)
+            ]
+        return samples
+
+    def _by_net_dev(self, target: Target, known: Interfaces | None) -> list[Sample]:
+        """Where not every interface has a veth here: of the others what the container's own net/dev says."""
+        key = target.key
+        own = own_interfaces(target)
+        # Where no veth leads the kernel tells nobody of changes; this does.
+        if known and known.names is not None and known.names != tuple(own)[:MAX_INTERFACES]:
+            known.is_stale = True
         hosts = known.veths if known else {}
-        own: Mapping[str, NetDev] = {}
-        # A veth that vanished since the map was made has no counters.
-        if (
-            not hosts
-            or (known and known.unmapped)
-            or not self._ifindexes.issuperset(v.ifindex for v in hosts.values())
-        ):
-            own = own_interfaces(target)
-            # Where no veth leads the kernel tells nobody of changes; this does.
-            if known and known.names is not None and known.names != tuple(own)[:MAX_INTERFACES]:
-                known.is_stale = True
         names = list(hosts) + [name for name in own if name not in hosts]
         if names:
             self._reasons.pop(key, None)
         else:
             self._reasons[key] = "it has no network interface but loopback"
+        samples: list[Sample] = []
         for name in names[:MAX_INTERFACES]:
-            veth = hosts.get(name)
-            stats = self._stats.get(veth.ifindex) if veth else None
-            if veth and stats:
-                if is_recording():
-                    _note(name, veth, stats)
-                tags = (("iface", name), ("veth", veth.name)) if self._veth_tag else (("iface", name),)
-                for metric, attribute, _ in _METRICS:
-                    yield metric, getattr(stats, attribute), tags
+            if name in hosts and (found := self._by_veths({name: hosts[name]})):
+                samples += found
             elif name in own:
-                row = own[name]
-                for metric, _, attribute in _METRICS:
-                    yield metric, getattr(row, attribute), (("iface", name),)
+                row, tags = own[name], (("iface", name),)
+                samples += [(metric, getattr(row, field), tags) for metric, _, field in _METRICS]
+        return samples
 
     def forget(self, target: Target) -> None:
         """Drop the container's part of the map."""

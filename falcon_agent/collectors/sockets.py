@@ -127,7 +127,6 @@ BACKLOG_MAX = _queue(
 
 _QUEUES = (BACKLOG, BACKLOG_MAX)
 _ONLY_BY_DUMP = (ORPHAN, CLOSEWAIT, SYNRECV, FINWAIT, LISTEN, *_QUEUES)
-_NO_SOCKETS = TcpSockets(TcpStates())
 _NOTHING_LISTENS = "nothing in its network namespace listens on a TCP port"
 _TOO_MANY = (
     f"the queues of the {MAX_LISTEN_PORTS} lowest ports are reported, and of {_MAX_PORTS_EVER} ports in a "
@@ -172,31 +171,26 @@ class SocketsCollector:
         sockstat6 = _read_sockstat6(target)
         inuse = sockstat.tcp_inuse + sockstat6.tcp6_inuse
         tw = sockstat.tcp_tw
-        # A connection in SYN_RECV is not in `inuse`, but its listening socket is.
-        found = self._dump(target) if inuse or tw else _NO_SOCKETS
         samples: list[Sample] = [
             (USED, sockstat.sockets_used, ()),
             (INUSE, inuse, ()),
             (TOTAL, inuse + tw, ()),
             (UDP_INUSE, sockstat.udp_inuse + sockstat6.udp6_inuse, ()),
         ]
+        # A connection in SYN_RECV is not in `inuse`, but its listening socket is.
+        if not inuse and not tw:
+            self._reasons.pop(target.key, None)
+            self._unlisted[target.key] = _NOTHING_LISTENS
+            samples += _NO_SOCKETS
+            return samples
+        found = self._dump(target)
         if found is None:
             samples.append((TIMEWAIT, tw, ()))
             if parse_snmp(target.process.read_record("net/snmp")).tcp_curr_estab == 0:
                 samples.append((ESTABLISH, 0, ()))
             return samples
         self._reasons.pop(target.key, None)
-        states = found.states
-        samples += (
-            # The two were not read in the same instant.
-            (TIMEWAIT, max(0, tw - states.fin_wait2_small), ()),
-            (ESTABLISH, states.established, ()),
-            (ORPHAN, states.orphan, ()),
-            (CLOSEWAIT, states.close_wait, ()),
-            (SYNRECV, states.syn_recv, ()),
-            (FINWAIT, states.fin_wait1 + states.fin_wait2, ()),
-            (LISTEN, states.listen, ()),
-        )
+        samples += _of_states(found.states, tw)
         for queue in self._queues(target, found):
             tags = (("port", str(queue.port)),)
             samples += ((BACKLOG, queue.backlog, tags), (BACKLOG_MAX, queue.limit, tags))
@@ -274,6 +268,22 @@ class SocketsCollector:
         else:
             self._unlisted[key] = _NOTHING_LISTENS
         return listed
+
+
+def _of_states(states: TcpStates, tw: int) -> tuple[Sample, ...]:
+    return (
+        # The two were not read in the same instant.
+        (TIMEWAIT, max(0, tw - states.fin_wait2_small), ()),
+        (ESTABLISH, states.established, ()),
+        (ORPHAN, states.orphan, ()),
+        (CLOSEWAIT, states.close_wait, ()),
+        (SYNRECV, states.syn_recv, ()),
+        (FINWAIT, states.fin_wait1 + states.fin_wait2, ()),
+        (LISTEN, states.listen, ()),
+    )
+
+
+_NO_SOCKETS = _of_states(TcpStates(), 0)
 
 
 def _open() -> socket.socket:

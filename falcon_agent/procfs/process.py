@@ -73,11 +73,10 @@ class Process:
         if self._kept is not None:
             with self._lock:
                 # It may have ended meanwhile.
-                if self._kept is not None:
-                    fd = self._kept.get(name)
-                    if fd is None:
-                        fd = self._kept[name] = open_to_read_again(name, dir_fd=self.fd, base=self.path)
-                    return read_again(fd, name, self.path)
+                if (kept := self._kept) is not None:
+                    if name not in kept:
+                        kept[name] = open_to_read_again(name, dir_fd=self.fd, base=self.path)
+                    return read_again(kept[name], name, self.path)
         return read_record(name, dir_fd=self.fd, base=self.path)
 
     def keep(self) -> None:
