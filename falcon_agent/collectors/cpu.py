@@ -184,10 +184,10 @@ def _outcomes(before: _Reading | None, now: _Reading) -> list[tuple[Metric, Outc
     user: float | str = _NEEDS_TWO
     system: float | str = _NEEDS_TWO
     if before is not None and last is not None:
-        seconds = now.at - before.at
-        cores = _cores(last.usage_ns, stat.usage_ns, seconds)
-        user = _cores(last.user_ns, stat.user_ns, seconds)
-        system = _cores(last.system_ns, stat.system_ns, seconds)
+        between_ns = (now.at - before.at) * _NS_PER_SECOND
+        cores = _cores(last.usage_ns, stat.usage_ns, between_ns)
+        user = _cores(last.user_ns, stat.user_ns, between_ns)
+        system = _cores(last.system_ns, stat.system_ns, between_ns)
     outcomes: list[tuple[Metric, Outcome, Tags]] = [
         (LIMIT_CORES, limit_cores, ()),
         (CORES, cores if isinstance(cores, str) else round(cores, 4), ()),
@@ -209,17 +209,17 @@ def _least(*cpus: float | None) -> float | None:
     return min((known for known in cpus if known is not None), default=None)
 
 
-def _cores(before_ns: int | None, now_ns: int | None, seconds: float) -> float | str:
-    """CPUs in use on average, from CPU time at two points `seconds` apart."""
+def _cores(before_ns: int | None, now_ns: int | None, between_ns: float) -> float | str:
+    """CPUs in use on average, from CPU time at two points."""
     if now_ns is None:
         return "the kernel does not tell user and system time apart"
     if before_ns is None:
         return _NEEDS_TWO
     if now_ns < before_ns:
         return _WENT_BACK
-    if seconds <= 0:
+    if between_ns <= 0:
         return "no time has passed since the last sample"
-    return (now_ns - before_ns) / _NS_PER_SECOND / seconds
+    return (now_ns - before_ns) / between_ns
 
 
 def _percent(cores: float | str, limit: float | None) -> Outcome:

@@ -31,7 +31,7 @@ _OPEN, _KEPT = 1, 4
 Measured: TypeAlias = "tuple[Container | None, Record]"
 """A record and whom it is about; None is the agent itself."""
 
-_Said: TypeAlias = "tuple[Container | None, Report]"
+_Said: TypeAlias = "tuple[Container | None, list[Report]]"
 """What one collector says of one target."""
 
 
@@ -66,6 +66,8 @@ class Runner:
         self._proc = proc
         self._endings = endings
         self._targets: dict[str, Target] = {}
+        self._opened_for: Sequence[Container] = ()
+        self._asked: dict[Scope, list[Target]] = {}
         self._subjects = Subjects()
         # By whether they speak for their network namespace.
         self._bearers: dict[bool, dict[Target | None, Bearer]] = {False: {}, True: {}}
@@ -80,7 +82,7 @@ class Runner:
         Returns:
             What was measured, nothing twice: a second sample of a series is left out and counted.
         """
-        return [report for _, report in self._measure(containers)]
+        return [report for _, reports in self._measure(containers) for report in reports]
 
     def measure(self, containers: Iterable[Container], timestamp: int) -> list[Measured]:
         """Like `reports`, as records, with the container that each is about.
@@ -91,7 +93,8 @@ class Runner:
         """
         return [
             (container, record_of(subject, metric, value, self._step, timestamp))
-            for container, (subject, samples) in self._measure(containers)
+            for container, reports in self._measure(containers)
+            for subject, samples in reports
             for metric, value, _ in samples
         ]
 
@@ -99,12 +102,8 @@ class Runner:
         started = time.monotonic()
         self._subjects.new_cycle()
         self._hierarchies.new_cycle()
-        self._open(containers)
-        targets = self._targets.values()
-        asked: dict[Scope, list[Target]] = {
-            "container": [target for target in targets if not target.container.pause],
-            "netns": namespace_owners(targets),
-        }
+        self._open(list(containers))
+        asked = self._asked
         said: list[_Said] = []
         passing: list[Bearer] = []
         for collector in self.collectors:
@@ -169,8 +168,7 @@ class Runner:
                 self._failed(collector, target, error)
                 continue
             bearer = bearers.get(target) or self._new_bearer(target, of_namespace=of_namespace)
-            container = target.container if target else None
-            said += [(container, report) for report in _reports(bearer, samples)]
+            said.append((target.container if target else None, _reports(bearer, samples)))
         self._stat.set("collect.cpu", (time.thread_time() - started) * 1000, collector.name)
         return said
 
@@ -186,9 +184,8 @@ class Runner:
             bearer = self._bearer_of(container, of_namespace=False)
             passing.append(bearer)
             # The next life's COUNTERs are not to be held against the last one's.
-            said.append(
-                (container, (bearer.subject(tags) if tags else bearer.plain, [(metric, value, tags)]))
-            )
+            subject = bearer.subject(tags) if tags else bearer.plain
+            said.append((container, [(subject, [(metric, value, tags)])]))
         return said
 
     def _new_bearer(self, target: Target | None, *, of_namespace: bool) -> Bearer:
@@ -213,24 +210,27 @@ class Runner:
         shared = self._subjects.shared
         seen = set()
         kept: list[_Said] = []
-        for container, (subject, samples) in said:
-            single = samples
-            if subject in shared:
-                single = []
+        for container, reports in said:
+            single: list[Report] = []
+            for subject, samples in reports:
+                if subject not in shared:
+                    single.append((subject, samples))
+                    continue
                 for sample in samples:
-                    metric = sample[0]
-                    if (subject, metric) in seen:
+                    if (subject, sample[0]) in seen:
                         self._stat.count("records.invalid", "duplicate")
                         text = "a second container has the same endpoint and tags"
                         self._complain("duplicate", subject.tags, text)
                         continue
-                    seen.add((subject, metric))
-                    single.append(sample)
-            kept.append((container, (subject, single)))
+                    seen.add((subject, sample[0]))
+                    single.append((subject, [sample]))
+            kept.append((container, single))
         return kept
 
-    def _open(self, containers: Iterable[Container]) -> None:
+    def _open(self, containers: Sequence[Container]) -> None:
         """Make the open targets those of `containers`."""
+        if len(containers) == len(self._targets) and containers == self._opened_for:
+            return
         wanted = {container.key: container for container in containers}
         for key in self._targets.keys() - wanted.keys():
             target = self._targets.pop(key)
@@ -256,6 +256,12 @@ class Runner:
                 self._stat.count("collect.failed", "open")
                 continue
             self._targets[key] = Target(container, process, Cgroup(self._hierarchies, container.cgroup))
+        targets = self._targets.values()
+        self._asked = {
+            "container": [target for target in targets if not target.container.pause],
+            "netns": namespace_owners(targets),
+        }
+        self._opened_for = containers
 
     def _opened(self, container: Container) -> Process:
         process = Process(self._proc, container.pid, container.starttime)
