@@ -6,11 +6,13 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from falcon_agent.selfstat import SelfStat
+from falcon_agent.transfer.batches import Batch
 from falcon_agent.transfer.spool import SpoolError
 from tests.transfer.spooling import NOW, batch, spool, spool_of, take
 
@@ -35,6 +37,19 @@ def test_batches_leave_as_they_came_and_only_when_acknowledged(tmp_path: Path) -
         assert queue.records == 1
         assert take(queue) == [2]
         assert (queue.records, queue.size, queue.peek()) == (0, 0, None)
+
+
+def test_batches_that_are_made_on_demand_are_never_all_in_memory(tmp_path: Path) -> None:
+    made_one = batch(0, padding="x" * 1_000_000)
+    with spool(tmp_path) as made:
+        tracemalloc.start()
+        try:
+            made.put(Batch(b"%b " % made_one.body, 1, NOW + second) for second in range(20))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * len(made_one.body)
+        assert take(made.queue("default")) == list(range(20))
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
