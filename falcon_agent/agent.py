@@ -31,10 +31,10 @@ from falcon_agent.transfer.spool import DiskSpool
 from falcon_agent.transfer.transport import make_transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from falcon_agent.config import Settings, Target
-    from falcon_agent.metric import Sample
+    from falcon_agent.metric import Report
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.delivery import Delivery
     from falcon_agent.transfer.queue import Spool
@@ -225,12 +225,17 @@ class Agent:
             step = self._settings.agent.step
             timestamp = floor_to_step(time.time(), step)
             reports = runner.reports(self._inventory.snapshot(runner.still_runs))
-        if only_gauges:
-            newest = self._spool.newest
-            reported = newest is not None and timestamp <= newest
-            reports = [] if reported else [(subject, _gauges(samples)) for subject, samples in reports]
-        self._outbox.put(reports, step, timestamp)
+            if only_gauges:
+                reports = self._gauges(reports, timestamp)
+            self._outbox.put(reports, step, timestamp)
         self._cycle_ended()
+
+    def _gauges(self, reports: Iterable[Report], timestamp: int) -> Iterator[Report]:
+        """What may be sent between two steps; nothing if an agent has reported this one already."""
+        newest = self._spool.newest
+        for subject, samples in reports:
+            if newest is None or timestamp > newest:
+                yield subject, [sample for sample in samples if sample[0].counter_type == "GAUGE"]
 
     def waiting(self) -> tuple[TargetStatus, ...]:
         """What waits for each target."""
@@ -303,7 +308,3 @@ class Agent:
         if lost:
             log.warning("%d records are lost: the disk did not take them", lost)
         return ended
-
-
-def _gauges(samples: Iterable[Sample]) -> list[Sample]:
-    return [sample for sample in samples if sample[0].counter_type == "GAUGE"]

@@ -26,7 +26,7 @@ ALIVE = Metric(
 _VALUES = (
     ("collect.duration", Metric(
         "falcon_agent.collect.duration", "GAUGE", "milliseconds",
-        "Wall time that this cycle took to measure everything.", "end - start of the cycle",
+        "Wall time that this cycle took to measure everything and to pack it.", "end - start of the cycle",
     )),
     ("containers", Metric(
         "falcon_agent.containers", "GAUGE", "containers",

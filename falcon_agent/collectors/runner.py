@@ -14,7 +14,7 @@ from falcon_agent.metric import record_of
 from falcon_agent.procfs.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from falcon_agent.cgroupfs import Hierarchies
     from falcon_agent.collectors.base import Collector, Scope
@@ -73,16 +73,19 @@ class Runner:
         self._bearers: dict[bool, dict[Target | None, Bearer]] = {False: {}, True: {}}
         self._complaints: dict[tuple[str, str], str] = {}
 
-    def reports(self, containers: Iterable[Container]) -> list[Report]:
-        """Measure every container once.
+    def reports(self, containers: Iterable[Container]) -> Iterator[Report]:
+        """Measure every container once, one collector after the other.
+
+        What was measured may be used up while the rest is still to come: that is what keeps a cycle small.
 
         Args:
             containers: those that run now.
 
-        Returns:
+        Yields:
             What was measured, nothing twice: a second sample of a series is left out and counted.
         """
-        return [report for _, reports in self._measure(containers) for report in reports]
+        for _, reports in self._measure(containers):
+            yield from reports
 
     def measure(self, containers: Iterable[Container], timestamp: int) -> list[Measured]:
         """Like `reports`, as records, with the container that each is about.
@@ -98,26 +101,24 @@ class Runner:
             for metric, value, _ in samples
         ]
 
-    def _measure(self, containers: Iterable[Container]) -> list[_Said]:
+    def _measure(self, containers: Iterable[Container]) -> Iterator[_Said]:
         started = time.monotonic()
         self._subjects.new_cycle()
         self._hierarchies.new_cycle()
         self._open(list(containers))
-        asked = self._asked
-        said: list[_Said] = []
-        passing: list[Bearer] = []
         for collector in self.collectors:
             if collector.scope == "host":
                 # Asked last of all (see COLLECTORS), so it sees what this cycle cost.
                 self._stat.set("collect.duration", (time.monotonic() - started) * 1000)
-            said += self._ask(collector, asked.get(collector.scope))
+            said = self._ask(collector, self._asked.get(collector.scope))
+            passing: list[Bearer] = []
             if isinstance(collector, TellsOfEnded):
                 said += self._ask_of_ended(collector, passing)
-        if self._subjects.shared:
-            said = self._without_doubles(said)
-        for bearer in passing:
-            bearer.release()
-        return said
+            # No two collectors have a metric in common.
+            kept = self._without_doubles(said) if self._subjects.shared else said
+            for bearer in passing:
+                bearer.release()
+            yield from kept
 
     def target(self, container: Container) -> Target | None:
         """The open target of a container of the last cycle, or None if it was gone by then."""
