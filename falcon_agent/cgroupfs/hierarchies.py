@@ -6,14 +6,14 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from falcon_agent.cgroupfs.controlfiles import DescriptorBudget
 from falcon_agent.cgroupfs.mounts import find_above, parse_mountinfo
 from falcon_agent.cgroupfs.paths import parse_cgroup_paths
 from falcon_agent.container import CgroupPaths
 from falcon_agent.errors import GoneError, KernelFileError
-from falcon_agent.kernelfile import is_recording, note, read_optional, read_to_eof
+from falcon_agent.kernelfile import note, read_optional, read_to_eof, recordings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 from falcon_agent.cgroupfs.mounts import Mount
 
 _Number = TypeVar("_Number", int, float)
+_UNKNOWN = object()
 
 ReadFile: TypeAlias = "Callable[[str], bytes | None]"
 """The content of a file of one cgroup, by its name; None if it is absent."""
@@ -68,7 +69,7 @@ class Hierarchies:
                 for option in mount.options:
                     self._v1.setdefault(option, mount)
         self._shared: dict[str, bytes | None] = {}
-        self._above: dict[tuple[object, tuple[str, ...]], object] = {}
+        self._above: dict[tuple[object, tuple[str, ...]], Any] = {}
 
     @classmethod
     def find(cls, proc: str = "/proc", cgroup: str = _USUAL_PLACE) -> Hierarchies:
@@ -204,11 +205,13 @@ class Hierarchies:
             ParseError: from `limit_of`.
         """
         key = (limit_of, at.ancestors)
+        known: _Number | None = self._above.get(key, _UNKNOWN)
         # Somebody who is told of every file that is read wants to be told of these again.
-        if key not in self._above or is_recording():
+        if known is _UNKNOWN or recordings:
             limits = [limit_of(partial(self._read_above, ancestor)) for ancestor in at.ancestors]
-            self._above[key] = min((limit for limit in limits if limit is not None), default=None)
-        return cast("_Number | None", self._above[key])
+            known = min((limit for limit in limits if limit is not None), default=None)
+            self._above[key] = known
+        return known
 
     def _read_above(self, directory: str, name: str) -> bytes | None:
         return self.read_shared(f"{directory}/{name}")
