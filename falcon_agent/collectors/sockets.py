@@ -235,18 +235,11 @@ class SocketsCollector:
     def _ask(self, target: Target) -> TcpSockets:
         """By a socket that stays inside for as long as the container lives; else by one for each question."""
         process = target.process
-        where = (process.fd, process.path, target.container.netns)
-        with process.kept_sockets() as kept:
-            if kept is None:
-                return self._namespaces.run(_inside, *where)
-            sock = kept.pop(_SOCK_DIAG, None) or self._namespaces.run(_open, *where)
-            try:
-                found = tcp_sockets(sock)
-            except BaseException:
-                sock.close()  # the rest of an answer may be on its way
-                raise
-            kept[_SOCK_DIAG] = sock
-        return found
+
+        def make() -> socket.socket:
+            return self._namespaces.run(_open, process.fd, process.path, target.container.netns)
+
+        return process.use_socket(_SOCK_DIAG, make, tcp_sockets)
 
     def _queues(self, target: Target, found: TcpSockets) -> Iterable[ListenQueue]:
         """The queues to report; that some are left out is said once."""
@@ -292,12 +285,6 @@ def _open() -> socket.socket:
     # Whoever is root in there may send to it at any time: room for an answer, and for no hoard of others' words.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
     return sock
-
-
-def _inside() -> TcpSockets:
-    """Runs inside the namespace; the socket is closed before it returns."""
-    with _open() as sock:
-        return tcp_sockets(sock)
 
 
 def _note(found: TcpSockets, inode: int) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from falcon_agent.errors import GoneError, ParseError
 from falcon_agent.kernelfile import open_to_read_again, read_again, read_error, read_record, read_to_eof
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    S = TypeVar("S", bound=socket.socket)
+    T = TypeVar("T")
 
 
 def parse_starttime(stat: bytes) -> int:
@@ -84,14 +87,28 @@ class Process:
         self._kept = {}
         self.is_watched = True
 
-    @contextmanager
-    def kept_sockets(self) -> Iterator[dict[str, socket.socket] | None]:
-        """Sockets that were made in its namespaces, by name, to use and to add to; nobody closes them meanwhile.
+    def use_socket(self, name: str, make: Callable[[], S], use: Callable[[S], T]) -> T:
+        """What `use` returns of a socket in its namespaces, which is kept for the next time where that may be.
 
-        None where nothing may be kept.
+        Nobody closes it meanwhile. It is not kept where `use` fails: the rest of an answer may be on its way.
+
+        Args:
+            name: of the socket, the same for the same `make`.
+            make: opens it.
+            use: is given it.
         """
         with self._lock:
-            yield None if self._kept is None else self._sockets
+            sock = cast("S | None", self._sockets.pop(name, None)) or make()
+            try:
+                found = use(sock)
+            except BaseException:
+                sock.close()
+                raise
+            if self._kept is None:
+                sock.close()
+            else:
+                self._sockets[name] = sock
+        return found
 
     def ended(self) -> None:
         """The process has ended: let go at once of what keeps its namespaces alive."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,50 @@ def test_the_namespace_of_a_dead_container_is_not_held(endings: Endings, box: Ne
     process.close()
 
 
+def test_a_socket_stays_open_and_is_used_again(endings: Endings, box: Netns) -> None:
+    process = Process("/proc", box.pid)
+    endings.watch(process)
+    made: list[socket.socket] = []
+
+    def make() -> socket.socket:
+        made.append(box.socket())
+        return made[-1]
+
+    def fail(_: socket.socket) -> int:
+        raise TimeoutError
+
+    numbers = [process.use_socket("tcp", make, socket.socket.fileno) for _ in range(3)]
+    assert numbers == [made[0].fileno()] * 3
+    # Who knows what may still come on it: the next question gets another.
+    with pytest.raises(TimeoutError):
+        process.use_socket("tcp", make, fail)
+    assert made[0].fileno() == -1
+    assert process.use_socket("tcp", make, socket.socket.fileno) == made[1].fileno()
+    with pytest.raises(TimeoutError):
+        process.use_socket("another", make, fail)
+    assert [one.fileno() == -1 for one in made] == [True, False, True]
+    assert process.use_socket("tcp", make, socket.socket.fileno) == made[1].fileno()
+    process.close()
+    assert made[1].fileno() == -1
+    endings.forget(process)
+
+
+def test_a_kept_socket_does_not_hold_a_dead_container(endings: Endings, box: Netns) -> None:
+    name = host_name()
+    veth(name, box, "eth0")
+    process = Process("/proc", box.pid)
+    endings.watch(process)
+    process.use_socket("tcp", box.socket, socket.socket.fileno)
+    box.end()
+    eventually(lambda: not exists(name), "a veth that vanished")
+    process.close()
+
+
 def test_without_a_watch_nothing_is_kept(box: Netns) -> None:
     process = Process("/proc", box.pid)
     before = open_descriptors()
     process.read_record(SOCKSTAT)
+    assert process.use_socket("tcp", box.socket, socket.socket.fileno) > 0
     assert open_descriptors() == before
     process.close()
 
