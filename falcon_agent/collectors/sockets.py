@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from falcon_agent.collectors.base import Scope, Target
     from falcon_agent.metric import Sample
     from falcon_agent.netlink.sock_diag import ListenQueue
+    from falcon_agent.netlink.wire import NetlinkSocket
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +237,7 @@ class SocketsCollector:
         """By a socket that stays inside for as long as the container lives; else by one for each question."""
         process = target.process
 
-        def make() -> socket.socket:
+        def make() -> NetlinkSocket:
             return self._namespaces.run(_open, process.fd, process.path, target.container.netns)
 
         return process.use_socket(_SOCK_DIAG, make, tcp_sockets)
@@ -279,7 +280,7 @@ def _of_states(states: TcpStates, tw: int) -> tuple[Sample, ...]:
 _NO_SOCKETS = _of_states(TcpStates(), 0)
 
 
-def _open() -> socket.socket:
+def _open() -> NetlinkSocket:
     """Runs inside the namespace, which the socket keeps alive until it is closed."""
     sock = open_netlink(NETLINK_SOCK_DIAG)
     # Whoever is root in there may send to it at any time: room for an answer, and for no hoard of others' words.
@@ -289,7 +290,7 @@ def _open() -> socket.socket:
 
 def _note(found: TcpSockets, inode: int) -> None:
     states = found.states
-    lines = [f"{name} {getattr(states, name)}" for name in TcpStates.__slots__]
+    lines = [f"{name} {getattr(states, name)}" for name in TcpStates._fields]
     lines += [f"backlog {queue.backlog} max {queue.limit} port {queue.port}" for queue in found.queues]
     if found.unlisted:
         lines.append(f"backlog of {found.unlisted} more sockets left out")

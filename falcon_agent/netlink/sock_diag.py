@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from falcon_agent.errors import ParseError
-from falcon_agent.netlink.wire import MAX_ANSWER_BYTES, ask
+from falcon_agent.netlink.wire import MAX_ANSWER_BYTES, ask_in_bulk
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable
+
+    from falcon_agent.netlink.wire import NetlinkSocket, Span
 
 _TCPDIAG_GETSOCK = 18
 """The older request. It answers IPv4 and IPv6 in one walk over the host's socket table; SOCK_DIAG_BY_FAMILY
@@ -19,7 +19,7 @@ takes a walk for each, and the walk is what costs."""
 
 # include/net/tcp_states.h
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
-CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 8, 9, 10, 11
+CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 7, 8, 9, 10, 11
 _STATES = (ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING)
 _MASK = sum(1 << state for state in _STATES)
 """Not TIME_WAIT: there may be tens of thousands, and sockstat counts them."""
@@ -40,8 +40,7 @@ MAX_LISTEN_PORTS = 32
 """How many ports' queues are kept: whoever is in the namespace may listen on all 65,535."""
 
 
-@dataclass(frozen=True, slots=True)
-class TcpStates:
+class TcpStates(NamedTuple):
     """TCP sockets of one network namespace, IPv4 and IPv6 together, as `ss -Htan state ...` counts them.
 
     Attributes:
@@ -106,7 +105,7 @@ class TcpSockets(NamedTuple):
     unlisted: int = 0
 
 
-def tcp_sockets(sock: socket.socket, what: str = "sock_diag", limit: int = MAX_ANSWER_BYTES) -> TcpSockets:
+def tcp_sockets(sock: NetlinkSocket, what: str = "sock_diag", limit: int = MAX_ANSWER_BYTES) -> TcpSockets:
     """The TCP sockets of the network namespace that `sock` was made in; needs no privilege inside it.
 
     Args:
@@ -118,11 +117,11 @@ def tcp_sockets(sock: socket.socket, what: str = "sock_diag", limit: int = MAX_A
         KernelFileError: the kernel has no `tcp_diag`, did not answer in time or answered more than `limit`.
         ParseError: the answer is not a list of `struct inet_diag_msg`.
     """
-    return tally(ask(sock, _TCPDIAG_GETSOCK, _REQUEST, what, dump=True, limit=limit), what)
+    return tally(ask_in_bulk(sock, _TCPDIAG_GETSOCK, _REQUEST, what, limit=limit), what)
 
 
 def tally(
-    messages: Iterable[memoryview | bytes], what: str, most_ports: int = MAX_LISTEN_PORTS
+    answer: Iterable[tuple[bytes, list[Span]]], what: str, most_ports: int = MAX_LISTEN_PORTS
 ) -> TcpSockets:
     """Count a list of `struct inet_diag_msg`, and keep the listen queues of the `most_ports` lowest ports.
 
@@ -132,37 +131,35 @@ def tally(
     count = [0] * (CLOSING + 1)
     orphan = small = 0
     queues = _Queues(most_ports)
-    unpack = _MESSAGE.unpack_from
+    unpack, least = _MESSAGE.unpack_from, _MESSAGE.size
     try:
-        for message in messages:
-            state, timer, inode = unpack(message)
-            count[state] += 1
-            if state == LISTEN:
-                queues.add(*_PORT.unpack_from(message, _PORT_AT), *_QUEUE.unpack_from(message, _QUEUE_AT))
-            elif inode == 0 and state in _CLOSED_BY_US:
-                if timer == _TIMER_TIMEWAIT:
-                    small += 1
-                else:
-                    orphan += 1
-    except (struct.error, IndexError):
-        raise ParseError(what, "a message is no struct inet_diag_msg") from None
-    if sum(count) != sum(count[state] for state in _STATES):
+        for datagram, spans in answer:
+            for at, end in spans:
+                if end - at < least:
+                    raise ParseError(what, "a message is no struct inet_diag_msg")
+                state, timer, inode = unpack(datagram, at)
+                count[state] += 1
+                if state == LISTEN:
+                    (port,) = _PORT.unpack_from(datagram, at + _PORT_AT)
+                    queues.add(port, *_QUEUE.unpack_from(datagram, at + _QUEUE_AT))
+                elif inode == 0 and state in _CLOSED_BY_US:
+                    if timer == _TIMER_TIMEWAIT:
+                        small += 1
+                    else:
+                        orphan += 1
+    except IndexError:
+        raise ParseError(what, "a socket in a state that there is not") from None
+    (
+        none, established, syn_sent, syn_recv, fin_wait1, fin_wait2, time_wait, close, close_wait, last_ack, listen,
+        closing,
+    ) = count  # fmt: skip
+    if none or time_wait or close:
         raise ParseError(what, "a socket in a state that was not asked for")
     states = TcpStates(
-        established=count[ESTABLISHED],
-        syn_sent=count[SYN_SENT],
-        syn_recv=count[SYN_RECV],
-        fin_wait1=count[FIN_WAIT1],
-        fin_wait2=count[FIN_WAIT2],
-        close_wait=count[CLOSE_WAIT],
-        last_ack=count[LAST_ACK],
-        listen=count[LISTEN],
-        closing=count[CLOSING],
-        orphan=orphan,
-        fin_wait2_small=small,
-    )
+        established, syn_sent, syn_recv, fin_wait1, fin_wait2, close_wait, last_ack, listen, closing, orphan, small
+    )  # fmt: skip
     lowest, listed = queues.lowest()
-    return TcpSockets(states, lowest, count[LISTEN] - listed)
+    return TcpSockets(states, lowest, listen - listed)
 
 
 class _Queues:
@@ -189,8 +186,7 @@ class _Queues:
         """The queues of the lowest ports, and how many sockets those have."""
         if len(self._fullest) > self._most:
             self._drop_highest()
-        ports = sorted(self._fullest)
-        return tuple([self._fullest[port] for port in ports]), sum(self._sockets.values())
+        return tuple(sorted(self._fullest.values())), sum(self._sockets.values())
 
     def _drop_highest(self) -> None:
         for port in sorted(self._fullest)[self._most :]:

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.errors import DeniedError, GoneError, KernelFileError, ParseError
 
@@ -31,11 +31,16 @@ _ATTRIBUTE = struct.Struct("=HH")
 _ATTRIBUTE_TYPE = 0x3FFF
 """The two high bits of an attribute's type say `nested` and `network byte order`."""
 _CODE = struct.Struct("=i")
+_TIMEVAL = struct.Struct("@ll")
+_MSG_TRUNC = int(socket.MSG_TRUNC)
+"""A plain number: `&` with an enum takes a microsecond."""
 
 _DATAGRAM_BYTES = 32768
 """The kernel makes no datagram of a dump larger than this, and none larger than the reader's buffer."""
 _KERNEL_PORT = 0
 """The sender's port id that only the kernel has."""
+_KERNEL = (_KERNEL_PORT, 0)
+"""Its address: the port id, and no multicast group."""
 _SEQUENCE = 1
 """No question is put before the last one's answer has ended, so one number is enough."""
 
@@ -45,46 +50,54 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 whole."""
 
 
-class Message(NamedTuple):
-    """A message of an answer.
-
-    Attributes:
-        kind: nlmsg_type.
-        flags: nlmsg_flags.
-        payload: what follows the header.
-    """
-
-    kind: int
-    flags: int
-    payload: memoryview
+Span: TypeAlias = "tuple[int, int]"
+"""Where a message's payload, what follows its header, begins in its datagram, and where it ends."""
 
 
 class InterruptedDumpError(KernelFileError):
     """The kernel's list changed while it was being sent: an entry may be missing, or there twice."""
 
 
-def open_netlink(protocol: int, timeout: float = TIMEOUT_SECONDS) -> socket.socket:
+class NetlinkSocket(socket.socket):
+    """A netlink socket whose time limit the kernel keeps (SO_RCVTIMEO of socket(7)).
+
+    By one of Python's every call would be two, the first of them poll(). Sending needs no limit: the kernel takes a
+    question within the call, and waits for nobody.
+
+    Attributes:
+        seconds: that an answer may take.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, protocol: int, timeout: float) -> None:
+        super().__init__(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        self.seconds = timeout
+        # To the kernel 0 means no limit.
+        microseconds = max(1, round(timeout * 1_000_000))
+        self.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(microseconds, 1_000_000))
+        )
+
+
+def open_netlink(protocol: int, timeout: float = TIMEOUT_SECONDS) -> NetlinkSocket:
     """A netlink socket, in the network namespace of the thread that calls.
+
+    Args:
+        protocol: e.g. `NETLINK_ROUTE`.
+        timeout: seconds that an answer may take.
 
     Raises:
         KernelFileError: the kernel has no such protocol, or no descriptor is left.
     """
     try:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        return NetlinkSocket(protocol, timeout)
     except OSError as error:
         raise _refused("netlink socket", error.errno) from None
-    made.settimeout(timeout)
-    return made
 
 
 def ask(
-    sock: socket.socket,
-    kind: int,
-    body: bytes,
-    what: str,
-    *,
-    dump: bool,
-    limit: int = MAX_ANSWER_BYTES,
+    sock: NetlinkSocket, kind: int, body: bytes, what: str, *, dump: bool, limit: int = MAX_ANSWER_BYTES
 ) -> Iterator[memoryview]:
     """Put one question and yield the payload of each message of the answer, as it comes.
 
@@ -103,35 +116,54 @@ def ask(
         KernelFileError: no answer in the socket's timeout, more than `limit` bytes, or any other refusal.
         ParseError: the answer does not have the form of netlink messages.
     """
+    for datagram, spans in ask_in_bulk(sock, kind, body, what, dump=dump, limit=limit):
+        view = memoryview(datagram)
+        for start, end in spans:
+            yield view[start:end]
+            if not dump:
+                return
+
+
+def ask_in_bulk(
+    sock: NetlinkSocket,
+    kind: int,
+    body: bytes,
+    what: str,
+    *,
+    dump: bool = True,
+    limit: int = MAX_ANSWER_BYTES,
+) -> Iterator[tuple[bytes, list[Span]]]:
+    """Like `ask`, but yield each datagram whole, with the places of the payloads in it.
+
+    A `struct.Struct` can unpack there at once, so this is for lists of many messages that are alike.
+    """
     flags = NLM_F_REQUEST | (NLM_F_DUMP if dump else 0)
     try:
-        sock.sendto(_HEADER.pack(_HEADER.size + len(body), kind, flags, _SEQUENCE, 0) + body, (0, 0))
+        sock.sendto(_HEADER.pack(_HEADER.size + len(body), kind, flags, _SEQUENCE, 0) + body, _KERNEL)
     except OSError as error:
         raise _refused(what, error.errno) from None
-    interrupted = False
+    all_flags = 0
     for datagram in _datagrams(sock, what, limit):
-        for message in parse_datagram(datagram, what):
-            interrupted |= bool(message.flags & NLM_F_DUMP_INTR)
-            if _is_last(message, what):
-                if interrupted:
-                    raise InterruptedDumpError(what, "it changed while it was being read")
-                return
-            if message.kind >= _NLMSG_MIN_TYPE:
-                yield message.payload
-                if not dump:
-                    return
+        spans, flags, is_last = parse_datagram(datagram, what)
+        all_flags |= flags
+        if spans:
+            yield datagram, spans
+        if is_last:
+            if all_flags & NLM_F_DUMP_INTR:
+                raise InterruptedDumpError(what, "it changed while it was being read")
+            return
 
 
-def _datagrams(sock: socket.socket, what: str, limit: int) -> Iterator[bytes]:
+def _datagrams(sock: NetlinkSocket, what: str, limit: int) -> Iterator[bytes]:
     """What the kernel sends, until the caller stops asking, within the socket's timeout and `limit` bytes.
 
     In a container's namespace its root may send to any netlink socket: that is ignored, but counts.
     """
-    deadline = time.monotonic() + (sock.gettimeout() or TIMEOUT_SECONDS)
+    deadline = time.monotonic() + sock.seconds
     while True:
         try:
             datagram, _, flags, sender = sock.recvmsg(_DATAGRAM_BYTES)
-        except TimeoutError:
+        except BlockingIOError:
             raise KernelFileError(what, "no answer in time") from None
         except OSError as error:
             raise _refused(what, error.errno) from None
@@ -142,40 +174,51 @@ def _datagrams(sock: socket.socket, what: str, limit: int) -> Iterator[bytes]:
             raise KernelFileError(what, "the answer did not end in time")
         if sender[0] != _KERNEL_PORT:
             continue
-        if flags & socket.MSG_TRUNC:
+        if flags & _MSG_TRUNC:
             raise KernelFileError(what, f"a message is larger than {_DATAGRAM_BYTES} bytes")
         yield datagram
 
 
-def parse_datagram(datagram: bytes, what: str) -> Iterator[Message]:
+def parse_datagram(datagram: bytes, what: str) -> tuple[list[Span], int, bool]:
     """The messages of one datagram that answer our question.
 
+    Returns:
+        Where the payloads are; the flags that any message has; whether the answer ends with this datagram.
+
     Raises:
+        DeniedError, GoneError, KernelFileError: it is a refusal, or a list that ends with one.
         ParseError: a message's length is impossible.
     """
-    view = memoryview(datagram)
-    at = 0
-    end = len(view)
-    while at < end:
-        if end - at < _HEADER.size:
+    spans = []
+    all_flags = at = 0
+    whole = len(datagram)
+    unpack, header = _HEADER.unpack_from, _HEADER.size
+    while at < whole:
+        if whole - at < header:
             raise ParseError(what, "a message is cut short")
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(view, at)
-        if not _HEADER.size <= length <= end - at:
-            raise ParseError(what, f"a message of {length} bytes where {end - at} are left")
+        length, kind, flags, sequence, _ = unpack(datagram, at)
+        end = at + length
+        if length < header or end > whole:
+            raise ParseError(what, f"a message of {length} bytes where {whole - at} are left")
         if sequence == _SEQUENCE:
-            yield Message(kind, flags, view[at + _HEADER.size : at + length])
-        at += (length + 3) & ~3  # messages are aligned to four bytes
+            all_flags |= flags
+            if kind >= _NLMSG_MIN_TYPE:
+                spans.append((at + header, end))
+            elif _is_last(kind, datagram[at + header : end], what):
+                return spans, all_flags, True
+        at = (end + 3) & ~3  # messages are aligned to four bytes
+    return spans, all_flags, False
 
 
-def _is_last(message: Message, what: str) -> bool:
-    """Whether the message ends the answer; a refusal, which either control message may carry, is raised."""
-    if message.kind not in {_NLMSG_ERROR, _NLMSG_DONE}:
+def _is_last(kind: int, payload: bytes, what: str) -> bool:
+    """Whether a control message ends the answer; a refusal, which two kinds may carry, is raised."""
+    if kind not in {_NLMSG_ERROR, _NLMSG_DONE}:
         return False
-    if len(message.payload) >= _CODE.size:
-        (code,) = _CODE.unpack_from(message.payload)
+    if len(payload) >= _CODE.size:
+        (code,) = _CODE.unpack_from(payload)
         if code < 0:
             raise _refused(what, -code)
-    elif message.kind == _NLMSG_ERROR:
+    elif kind == _NLMSG_ERROR:
         raise ParseError(what, "an error message is cut short")
     return True
 

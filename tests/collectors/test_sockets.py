@@ -4,7 +4,8 @@ import logging
 import os
 import shutil
 import socket
-from contextlib import ExitStack
+import struct
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from falcon_agent.collectors.sockets import (
 from falcon_agent.container import CgroupPaths, Container
 from falcon_agent.errors import GoneError
 from falcon_agent.kernelfile import recording
+from falcon_agent.netlink.wire import NETLINK_SOCK_DIAG, open_netlink
 from falcon_agent.procfs.process import Process
 from tests.namespaces.lab import (
     Netns,
@@ -320,6 +322,30 @@ def test_a_thousand_cycles_leave_nothing_open(box: Netns) -> None:
         for _ in range(1000):
             assert collect(collector, of)["tcp.listen"] == 1
         assert open_descriptors() <= before
+
+
+@pytest.mark.real
+def test_a_socket_that_is_kept_and_that_root_inside_fills(pair: Pair) -> None:
+    pair.connection(9001)
+    hostile = pair.keep(pair.near.inside(partial(open_netlink, NETLINK_SOCK_DIAG)))
+    hostile.setblocking(False)  # noqa: FBT003  its only argument
+    collector = SocketsCollector()
+    forged_end = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+    with target(pair.near) as of:
+        of.process.keep()
+        assert collect(collector, of)["tcp.establish"] == 1
+        (kept,) = of.process._sockets.values()
+        hostile.sendto(forged_end, kept.getsockname())
+        assert collect(collector, of)["tcp.establish"] == 1
+        assert list(of.process._sockets.values()) == [kept]
+        with suppress(BlockingIOError):
+            while True:
+                hostile.sendto(forged_end, kept.getsockname())
+        # The kernel has no room for an answer; the next question is asked on a socket of its own.
+        assert "tcp.establish" not in collect(collector, of)
+        assert "No buffer space" in str(collector.absent(ESTABLISH, of))
+        assert kept.fileno() == -1
+        assert collect(collector, of)["tcp.establish"] == 1
 
 
 @pytest.mark.real

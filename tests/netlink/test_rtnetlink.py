@@ -35,9 +35,8 @@ PARSERS: tuple[Callable[[memoryview], object], ...] = (parse_link, parse_stats, 
 
 
 def captured(name: str) -> list[memoryview]:
-    return [
-        found.payload for found in parse_datagram((NETLINK / name).read_bytes(), name) if found.kind >= 16
-    ]
+    raw = memoryview((NETLINK / name).read_bytes())
+    return [raw[start:end] for start, end in parse_datagram(bytes(raw), name)[0]]
 
 
 def test_captured_links() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,12 @@ from falcon_agent.netlink.wire import NETLINK_ROUTE, NETLINK_SOCK_DIAG, open_net
 from tests.namespaces.lab import Netns, Pair, become_nobody, eventually, in_child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from falcon_agent.netlink.wire import Span
 
 V6 = socket.AF_INET6
 CAPTURED = (Path(__file__).parents[1] / "fixtures" / "net" / "netlink" / "tcpdiag_getsock").read_bytes()
-MESSAGES = [bytes(found.payload) for found in parse_datagram(CAPTURED, "test") if found.kind >= 16]
 OF_SS = {
     "established": "established",
     "syn_sent": "syn-sent",
@@ -46,6 +46,19 @@ OF_SS = {
 def ask() -> TcpSockets:
     with open_netlink(NETLINK_SOCK_DIAG) as sock:
         return tcp_sockets(sock)
+
+
+def answer(messages: Sequence[bytes]) -> list[tuple[bytes, list[Span]]]:
+    """The messages as those of two datagrams, with something else between and after them."""
+    between = bytes(16)
+    datagrams = []
+    for part in (messages[::2], messages[1::2]):
+        spans, at = [], 0
+        for message in part:
+            spans.append((at, at + len(message)))
+            at += len(message) + len(between)
+        datagrams.append((b"".join(message + between for message in part), spans))
+    return datagrams
 
 
 def count() -> TcpStates:
@@ -70,7 +83,8 @@ def listening(port: int, backlog: int = 0, limit: int = 128) -> bytes:
 
 
 def test_captured_dump() -> None:
-    assert tally(MESSAGES, "test") == TcpSockets(
+    spans, _, _ = parse_datagram(CAPTURED, "test")
+    assert tally([(CAPTURED, spans)], "test") == TcpSockets(
         TcpStates(
             established=2, fin_wait1=2, fin_wait2=1, close_wait=1, listen=2, orphan=2, fin_wait2_small=1
         ),
@@ -80,23 +94,23 @@ def test_captured_dump() -> None:
 
 @pytest.mark.parametrize("state", [4, 5, 9, 11])
 def test_an_orphan_has_no_inode_and_is_closing(state: int) -> None:
-    assert tally([sock(state)], "test").states.orphan == 1
-    assert tally([sock(state, inode=77)], "test").states.orphan == 0
+    assert tally(answer([sock(state)]), "test").states.orphan == 1
+    assert tally(answer([sock(state, inode=77)]), "test").states.orphan == 0
 
 
 @pytest.mark.parametrize("state", [1, 2, 3, 8, 10])
 def test_no_inode_alone_makes_no_orphan(state: int) -> None:
-    assert tally([sock(state)], "test").states.orphan == 0
+    assert tally(answer([sock(state)]), "test").states.orphan == 0
 
 
 def test_a_small_socket_is_no_orphan() -> None:
-    assert tally([sock(5, timer=3)], "test").states == TcpStates(fin_wait2=1, fin_wait2_small=1)
+    assert tally(answer([sock(5, timer=3)]), "test").states == TcpStates(fin_wait2=1, fin_wait2_small=1)
 
 
 @pytest.mark.parametrize("raw", [b"", bytes(71), sock(0), sock(6), sock(7), sock(12), sock(255)])
 def test_what_is_no_answer_to_our_question(raw: bytes) -> None:
     with pytest.raises(ParseError, match="cannot parse sock_diag"):
-        tally([raw], "sock_diag")
+        tally(answer([raw]), "sock_diag")
 
 
 def test_of_several_sockets_of_a_port_the_one_that_overflows_first() -> None:
@@ -111,7 +125,7 @@ def test_of_several_sockets_of_a_port_the_one_that_overflows_first() -> None:
     ]
     expected = (ListenQueue(80, 5, 10), ListenQueue(443, 1, 0))
     for order in (sockets, sockets[::-1]):
-        found = tally(order, "test")
+        found = tally(answer(order), "test")
         assert found.queues[1:] == expected
         assert (found.queues[0].port, found.states.listen, found.unlisted) == (22, 7, 0)
 
@@ -124,7 +138,7 @@ def test_of_several_sockets_of_a_port_the_one_that_overflows_first() -> None:
 def test_the_lowest_ports_are_kept_in_whatever_order_they_come(
     sockets: list[tuple[int, int]], most: int
 ) -> None:
-    found = tally([listening(port, backlog) for port, backlog in sockets], "test", most)
+    found = tally(answer([listening(port, backlog) for port, backlog in sockets]), "test", most)
     kept = sorted({port for port, _ in sockets})[:most]
     longest = {port: max(backlog for other, backlog in sockets if other == port) for port in kept}
     assert [(queue.port, queue.backlog) for queue in found.queues] == list(longest.items())
@@ -148,7 +162,7 @@ def test_however_many_ports_are_listened_on_few_are_held() -> None:
 @given(st.lists(st.binary(max_size=90)))
 def test_garbage(messages: list[bytes]) -> None:
     with suppress(ParseError):
-        assert tally(messages, "test").states.orphan >= 0
+        assert tally(answer(messages), "test").states.orphan >= 0
 
 
 @pytest.fixture
@@ -165,7 +179,7 @@ class Book:
         self._expected = TcpStates()
 
     def now(self, **changes: int) -> None:
-        expected = self._expected = replace(self._expected, **changes)
+        expected = self._expected = self._expected._replace(**changes)
         eventually(
             lambda: self._near.inside(count) == expected, f"{expected}, and not {self._near.inside(count)}"
         )

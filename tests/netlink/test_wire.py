@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -39,20 +40,19 @@ class Replay:
         self._datagrams = list(datagrams)
         self._flags = flags
 
-    def gettimeout(self) -> float:
-        return 1.0
+    seconds = 1.0
 
     def sendto(self, question: bytes, _: tuple[int, int]) -> int:
         return len(question)
 
     def recvmsg(self, _: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
         if not self._datagrams:
-            raise TimeoutError
+            raise BlockingIOError
         return self._datagrams.pop(0), [], self._flags, (0, 0)
 
 
 def replay(*datagrams: bytes) -> Iterator[memoryview]:
-    return ask(cast("socket.socket", Replay(*datagrams)), RTM_GETLINK, b"", "test", dump=True)
+    return ask(cast("Any", Replay(*datagrams)), RTM_GETLINK, b"", "test", dump=True)
 
 
 def message(kind: int, payload: bytes = b"", flags: int = 2, sequence: int = 1) -> bytes:
@@ -60,9 +60,22 @@ def message(kind: int, payload: bytes = b"", flags: int = 2, sequence: int = 1) 
 
 
 def test_captured_dump() -> None:
-    kinds = [found.kind for found in parse_datagram(GETLINK, "test")]
-    assert kinds == [16] * 5 + [3]
-    assert len(list(replay(GETLINK))) == 5
+    spans, flags, is_last = parse_datagram(GETLINK, "test")
+    assert (len(spans), flags, is_last) == (5, 2, True)
+    # Behind a header each, without a gap, up to the message that says that it was all.
+    assert [start - 16 for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
+    assert [bytes(payload) for payload in replay(GETLINK)] == [GETLINK[start:end] for start, end in spans]
+
+
+@pytest.mark.parametrize("length", [15, 0, 25])
+def test_a_message_of_impossible_length(length: int) -> None:
+    with pytest.raises(ParseError, match=f"a message of {length} bytes where 24 are left"):
+        list(replay(message(16) + struct.pack("=IHHII8x", length, 16, 2, 1, 0)))
+
+
+def test_one_message_is_all_of_what_is_no_dump() -> None:
+    answer = ask(cast("Any", Replay(message(16, b"1234") * 2)), RTM_GETLINK, b"", "test", dump=False)
+    assert [bytes(payload) for payload in answer] == [b"1234"]
 
 
 def test_a_dump_comes_in_any_number_of_datagrams() -> None:
@@ -157,11 +170,30 @@ def test_the_kernel_refuses() -> None:
     assert in_child(delete, before=become_nobody).startswith("DeniedError")
 
 
+@pytest.fixture
+def watchdog() -> Iterator[None]:
+    """Ends what would wait without end."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits without end"))
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.real
+@pytest.mark.usefixtures("watchdog")
 def test_the_kernel_says_nothing() -> None:
     no_operation = 1
-    with open_netlink(NETLINK_ROUTE, 0.05) as sock, pytest.raises(KernelFileError, match="no answer in time"):
-        list(ask(sock, no_operation, b"", "test", dump=False))
+    # No time at all is not the kernel's 0, which is without end.
+    for timeout in (0.05, 0):
+        with open_netlink(NETLINK_ROUTE, timeout) as sock, pytest.raises(KernelFileError, match="no answer"):
+            list(ask(sock, no_operation, b"", "test", dump=False))
+
+
+@pytest.mark.real
+def test_an_answer_that_does_not_end_in_time() -> None:
+    with open_netlink(NETLINK_ROUTE, 0) as sock, pytest.raises(KernelFileError, match="did not end in time"):
+        list(ask(sock, RTM_GETLINK, ANY_LINK, "test", dump=True))
 
 
 @pytest.mark.real
@@ -191,4 +223,12 @@ def test_what_others_send_counts_against_the_size() -> None:
 
 def test_a_datagram_that_was_cut_is_no_answer() -> None:
     with pytest.raises(KernelFileError, match="larger than"):
-        list(ask(cast("socket.socket", Replay(GETLINK, flags=socket.MSG_TRUNC)), 18, b"", "test", dump=True))
+        list(ask(cast("Any", Replay(GETLINK, flags=socket.MSG_TRUNC)), 18, b"", "test", dump=True))
+
+
+@pytest.mark.real
+def test_what_others_send_and_is_cut_is_ignored_too() -> None:
+    with open_netlink(NETLINK_ROUTE) as sock, open_netlink(NETLINK_ROUTE) as hostile:
+        sock.bind((0, 0))
+        hostile.sendto(message(3, bytes(40000)), sock.getsockname())
+        assert list(ask(sock, RTM_GETLINK, ANY_LINK, "test", dump=True))
