@@ -11,14 +11,17 @@ from falcon_agent.netlink.wire import (
     NETLINK_ROUTE,
     InterruptedDumpError,
     ask,
+    ask_in_bulk,
     attribute,
     open_netlink,
     parse_attributes,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import TypeVar
+
+    from falcon_agent.netlink.wire import NetlinkSocket, Span
 
     T = TypeVar("T")
 
@@ -43,6 +46,8 @@ _NETNSA_FD = 3
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IF_STATS_MSG = struct.Struct("=BxHII")
 _STATS = struct.Struct("=8Q")
+_USUAL_STATS = struct.Struct("=4xI4x HH 8Q")
+"""The usual RTM_NEWSTATS: `if_stats_msg`, and up to the end IFLA_STATS_LINK_64, here as far as it is used."""
 _INT = struct.Struct("=i")
 _RTGENMSG = bytes(4)
 
@@ -104,7 +109,11 @@ def links(timeout: float = 2.0) -> list[Link]:
         ParseError: the answer does not have the documented form.
     """
     body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_EXT_MASK, _INT.pack(_SKIP_STATS))
-    return _dump(_RTM_GETLINK, body, "RTM_GETLINK", parse_link, timeout)
+    what = "RTM_GETLINK"
+    return _dump(
+        lambda sock: [parse_link(payload) for payload in ask(sock, _RTM_GETLINK, body, what, dump=True)],
+        timeout,
+    )
 
 
 def link_stats(timeout: float = 2.0) -> dict[int, LinkStats]:
@@ -115,7 +124,7 @@ def link_stats(timeout: float = 2.0) -> dict[int, LinkStats]:
         ParseError: the answer does not have the documented form.
     """
     body = _IF_STATS_MSG.pack(0, 0, 0, 1 << (_IFLA_STATS_LINK_64 - 1))
-    return dict(_dump(_RTM_GETSTATS, body, "RTM_GETSTATS", parse_stats, timeout))
+    return _dump(lambda sock: read_stats(ask_in_bulk(sock, _RTM_GETSTATS, body, "RTM_GETSTATS")), timeout)
 
 
 def namespace_id(pid: int, timeout: float = 2.0) -> int | None:
@@ -166,21 +175,19 @@ def _ask_namespace_id(kind: int, value: int, what: str, timeout: float) -> int |
     raise ParseError(what, "an empty answer")
 
 
-def _dump(kind: int, body: bytes, what: str, parse: Callable[[memoryview], T], timeout: float) -> list[T]:
-    """The parsed answer to a dump; asked again where the list changed meanwhile."""
+def _dump(read: Callable[[NetlinkSocket], T], timeout: float) -> T:
+    """What `read` makes of the answer to a dump; asked again where the list changed meanwhile."""
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _dump_once(kind, body, what, parse, timeout)
+            return _dump_once(read, timeout)
         except InterruptedDumpError:
             continue
-    return _dump_once(kind, body, what, parse, timeout)
+    return _dump_once(read, timeout)
 
 
-def _dump_once(
-    kind: int, body: bytes, what: str, parse: Callable[[memoryview], T], timeout: float
-) -> list[T]:
+def _dump_once(read: Callable[[NetlinkSocket], T], timeout: float) -> T:
     with open_netlink(NETLINK_ROUTE, timeout) as sock:
-        return [parse(payload) for payload in ask(sock, kind, body, what, dump=True)]
+        return read(sock)
 
 
 def parse_link(payload: memoryview) -> Link:
@@ -203,6 +210,29 @@ def parse_link(payload: memoryview) -> Link:
         )
     except (struct.error, KeyError):
         raise ParseError(what, "a field is missing or cut short") from None
+
+
+def read_stats(answer: Iterable[tuple[bytes, list[Span]]]) -> dict[int, LinkStats]:
+    """The counters in an answer of RTM_NEWSTATS messages, by index of the interface.
+
+    A message with anything but the attribute that was asked for is taken apart as `parse_stats` does, which takes
+    five times as long.
+
+    Raises:
+        ParseError: as `parse_stats`.
+    """
+    found = {}
+    unpack, size, head = _USUAL_STATS.unpack_from, _USUAL_STATS.size, _IF_STATS_MSG.size
+    for datagram, spans in answer:
+        for start, end in spans:
+            if end - start >= size:
+                row = unpack(datagram, start)
+                if row[1:3] == (end - start - head, _IFLA_STATS_LINK_64):
+                    found[row[0]] = LinkStats._make(row[3:])
+                    continue
+            ifindex, stats = parse_stats(memoryview(datagram)[start:end])
+            found[ifindex] = stats
+    return found
 
 
 def parse_stats(payload: memoryview) -> tuple[int, LinkStats]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,9 @@ from falcon_agent.netlink.rtnetlink import (
     parse_link,
     parse_namespace_id,
     parse_stats,
+    read_stats,
 )
-from falcon_agent.netlink.wire import InterruptedDumpError, parse_datagram
+from falcon_agent.netlink.wire import InterruptedDumpError, attribute, parse_datagram
 from falcon_agent.procfs.net_dev import parse_net_dev
 from tests.namespaces.lab import Netns, become_nobody, eventually, in_child, netns, veth
 
@@ -50,8 +52,12 @@ def test_captured_links() -> None:
     ]
 
 
-def test_captured_stats() -> None:
-    found = dict(parse_stats(payload) for payload in captured("rtm_getstats"))
+def test_captured_stats(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowly = dict(parse_stats(payload) for payload in captured("rtm_getstats"))
+    monkeypatch.delattr(rtnetlink, "parse_stats")  # not needed for what has the usual form
+    raw = (NETLINK / "rtm_getstats").read_bytes()
+    found = read_stats([(raw, parse_datagram(raw, "test")[0])])
+    assert found == slowly
     assert sorted(found) == [1, 2, 3, 4, 9]
     assert found[4] == LinkStats(
         rx_packets=9545,
@@ -63,6 +69,49 @@ def test_captured_stats() -> None:
         rx_dropped=0,
         tx_dropped=0,
     )
+
+
+HEAD = struct.pack("=4xII", 7, 1)
+COUNTERS = struct.pack("=8Q", *range(8))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        HEAD + attribute(1, COUNTERS),
+        HEAD + attribute(1, COUNTERS + bytes(17 * 8)),
+        HEAD + attribute(1 | 1 << 15, COUNTERS),
+        HEAD + attribute(0, b"") + attribute(1, COUNTERS),
+        HEAD + attribute(3, b"other") + attribute(1, COUNTERS),
+        HEAD + attribute(1, COUNTERS) + attribute(3, b"other"),
+    ],
+)
+def test_counters_in_other_forms(message: bytes) -> None:
+    between = b"\xff" * 40
+    raw = between + message + between + message + between
+    first, second = len(between), 2 * len(between) + len(message)
+    found = read_stats([(raw, [(first, first + len(message)), (second, second + len(message))])])
+    assert found == {7: LinkStats(*range(8))}
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([bytes(payload) for payload in captured("rtm_getstats")]),
+    st.integers(0, 40) | st.integers(0, 300),
+    st.integers(0, 40) | st.integers(0, 300),
+    st.binary(max_size=20),
+)
+def test_counters_are_read_alike_in_both_ways(raw: bytes, cut: int, left_out: int, garbage: bytes) -> None:
+    content = raw[:cut] + garbage + raw[cut + left_out :]
+    for behind in (b"", bytes(300)):
+        answer = [(content + behind, [(0, len(content))])]
+        try:
+            slowly = dict([parse_stats(memoryview(content))])
+        except ParseError:
+            with pytest.raises(ParseError):
+                read_stats(answer)
+        else:
+            assert read_stats(answer) == slowly
 
 
 def test_captured_namespace_id() -> None:
