@@ -11,8 +11,15 @@ for package in "${packages[@]}"; do
   [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
 
-python=$(command -v python3 || true)
-if [ -z "$python" ] || ! "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+# The distribution's before any other: the packages run on it, and it is compiled with more care than most that are built by hand.
+python=
+for candidate in /usr/bin/python3 "$(command -v python3 || true)"; do
+  if [ -x "$candidate" ] && "$candidate" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
   missing+=(python3 python3-venv)
   python=/usr/bin/python3
 fi
@@ -44,7 +51,8 @@ if [ -x .venv/bin/falcon-agent ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" 
   exit 0
 fi
 echo "setup: making .venv"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+base='import sys; print(sys.base_prefix, sys.version)'
+[ "$(.venv/bin/python -c "$base" 2>/dev/null)" = "$("$python" -c "$base")" ] || "$python" -m venv --clear .venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 .venv/bin/python -m pip install -q --require-hashes -r requirements-dev.lock
 .venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
