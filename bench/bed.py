@@ -38,6 +38,8 @@ while [ $i -lt 300 ]; do i=$((i+1)); done; echo $i >/tmp/x; done"""
 _TCP = f"""mkfifo /tmp/go; read x </tmp/go; nc -ll -p 9000 -e cat & sleep 1
 i=0; while [ $i -lt {CONNECTIONS} ]; do i=$((i+1)); sleep 86400 | nc 127.0.0.1 9000 & done; wait"""
 _LOADS = (_IDLE, _LIGHT, _TCP)
+CONNECTS = _LOADS.index(_TCP)
+"""The label `load` of those that hold connections once they are told to."""
 _MEMORY = 256 * 1024 * 1024
 _NANO_CPUS = 500_000_000
 
@@ -70,7 +72,7 @@ class Bed:
 
     def connect(self) -> None:
         """Let every third container open its connections; returns when they are there."""
-        pids = [self._pid(one["Id"]) for one in self._list() if one["Labels"].get("load") == "2"]
+        pids = [self._pid(one["Id"]) for one in self._list() if one["Labels"].get("load") == str(CONNECTS)]
         for pid in pids:
             # There since before the order: the shell waits for it.
             fifo = Path(f"/proc/{pid}/root/tmp/go")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import calls
 from bench.apart import WARM_UP, Apart
+from bench.bed import CONNECTS
 from bench.floor import Floor
 from bench.netns import count_tcp, go_inside
 from bench.rounds import alternate
@@ -73,17 +74,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """All figures of an engine's containers, by name; times are lists of nanoseconds, one for each round."""
-    enabled: dict[str, Sequence[str]] = {"agent": options.collectors.split(",")}
-    if not options.only:
-        enabled |= {"agent.sockets": ("sockets",), "agent.defaults": DEFAULTS}
     with contextlib.ExitStack() as stack:
-        agents = {
-            name: Apart(directory / name, _sections(options.engine, of)) for name, of in enabled.items()
-        }
-        for agent in agents.values():
-            stack.callback(agent.close)
+        agents: dict[str, Apart] = {}
+
+        def begin(name: str, enabled: Sequence[str], **more: dict[str, object]) -> None:
+            agents[name] = Apart(directory / name, _sections(options.engine, enabled, **more))
+            stack.callback(agents[name].close)
+
+        begin("agent", options.collectors.split(","))
         seen, containers = agents["agent"].trace(), agents["agent"].containers()
         files, namespaces = calls.files_read(seen), _with_sockets(containers)
+        unconnected = 0
+        if not options.only:
+            begin("agent.sockets", ["sockets"])
+            begin("agent.defaults", DEFAULTS)
+            if namespaces:
+                left_out: dict[str, object] = {"label": [f"load={CONNECTS}"]}
+                begin("agent.unconnected", ["sockets"], **{"discovery.exclude": left_out})
+                unconnected = len(agents["agent.unconnected"].containers())
         floor = stack.enter_context(Floor(files, namespaces, directory))
         orders: tuple[Order, ...] = ("files", "kept", "dumps", "held") if namespaces else ("files", "kept")
         passes: dict[str, Callable[[], Pass]] = {
@@ -103,6 +111,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     return {
         "containers": len(containers),
         "namespaces": len(namespaces),
+        "unconnected": unconnected,
         "files": len(files),
         "calls": calls.by_name(seen),
         "kinds": _kinds(files),
@@ -112,9 +121,9 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     }
 
 
-def _sections(engine: str, enabled: Sequence[str]) -> dict[str, dict[str, object]]:
+def _sections(engine: str, enabled: Sequence[str], **more: dict[str, object]) -> dict[str, dict[str, object]]:
     discovery: dict[str, object] = {"runtimes": ["docker"], "docker": engine}
-    return {"discovery": discovery, "collectors": {"enabled": list(enabled)}}
+    return {"discovery": discovery, "collectors": {"enabled": list(enabled)}, **more}
 
 
 def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
