@@ -140,12 +140,16 @@ def build_sender(
     queue: Spool,
     stat: SelfStat,
     resume: Delivery | None = None,
+    *,
+    succeeds: bool = True,
 ) -> Sender:
-    """What delivers to one target; `resume` is what a predecessor left unfinished."""
+    """What delivers to one target; `resume` and `succeeds` as for `Sender`."""
     step = settings.agent.step
     # Catching up must be faster than falling behind, also at a step of one second.
     pace = min(settings.spool.pace, step / 2)
-    return Sender(transport, queue, stat, pace=pace, target=target, step=step, resume=resume)
+    return Sender(
+        transport, queue, stat, pace=pace, target=target, step=step, resume=resume, succeeds=succeeds
+    )
 
 
 def build_heartbeat(settings: Settings, stat: SelfStat) -> Heartbeat | None:
@@ -178,7 +182,9 @@ class Agent:
         transports, inventory = build_transports(settings), build_inventory(settings, stat)
         runner = build_runner(settings, stat, inventory)
         self._spool = build_spool(settings, transports, stat)
-        self._assemble(settings, transports, inventory, runner, {})
+        # A spool has one agent at a time: another one that used this one has ended by now, and pushes no more.
+        succeeds = self._spool.newest is not None
+        self._assemble(settings, transports, inventory, runner, {}, succeeds=succeeds)
 
     def _assemble(
         self,
@@ -187,6 +193,8 @@ class Agent:
         inventory: Inventory,
         runner: Runner,
         unfinished: Mapping[str, Delivery | None],
+        *,
+        succeeds: bool = True,
     ) -> None:
         stat = self._stat
         self._settings = settings
@@ -194,7 +202,15 @@ class Agent:
         self._inventory = inventory
         self._outbox = Outbox(self._spool, settings.transfer.batch_size, stat)
         self._senders = {
-            name: build_sender(settings, name, transport, self._spool.queue(name), stat, unfinished.get(name))
+            name: build_sender(
+                settings,
+                name,
+                transport,
+                self._spool.queue(name),
+                stat,
+                unfinished.get(name),
+                succeeds=succeeds,
+            )
             for name, transport in transports.items()
         }
         self._heartbeat = build_heartbeat(settings, stat)

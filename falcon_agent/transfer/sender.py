@@ -116,6 +116,7 @@ class Sender:
         step: seconds between two cycles; a batch may be ahead of the transfer's time by this, or by a minute.
         server_clock: keeps the transfer's time.
         resume: what `pause` of the predecessor left.
+        succeeds: another sender may have pushed there until this one was made, so `start` keeps the pace from then on.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Sender:
         step: float = _LEAST_MARGIN,
         server_clock: ServerClock | None = None,
         resume: Delivery | None = None,
+        succeeds: bool = True,
     ) -> None:
         self._client = client
         self._queue = queue
@@ -151,16 +153,18 @@ class Sender:
         self._held = False
         self._thread: Thread | None = None
         self._delivery = resume
+        self._succeeds = succeeds
         self._sent_timestamp: int | None = None
-        self._sent_at = 0.0
+        self._sent_at = self._clock()
         self._failures = 0
         self._flush_until = 0.0
         self._logged: set[tuple[Any, Any, Any]] = set()
 
     def start(self) -> None:
         """Begin delivering in a thread of its own."""
-        # What a predecessor pushed last, and when, is not known.
-        self._sent_timestamp, self._sent_at = _UNKNOWN, self._clock()
+        if self._succeeds:
+            # What a predecessor pushed last is not known, only that it does so no more since this one was made.
+            self._sent_timestamp = _UNKNOWN
         name = f"sender {self._target}" if self._target else "sender"
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()

@@ -57,6 +57,23 @@ def test_what_waits_survives_the_end_of_the_agent(tmp_path: Path, number: signal
     assert complete(found[:kept])
 
 
+def test_only_the_successor_of_an_agent_keeps_its_distance(tmp_path: Path) -> None:
+    # Longer than the test would wait.
+    slow = BARE | {"AGENT__STEP": "7200", "SPOOL__PACE": "60"}
+    with receiver() as got:
+        settings = slow | {"SPOOL__DIRECTORY": str(tmp_path / "new"), "TRANSFER__ADDRESSES": got.url}
+        with program("run", env=settings):
+            until(lambda: stamps(got), "the first push", 30)
+    used = slow | {"SPOOL__DIRECTORY": str(tmp_path / "spool")}
+    with program("run", env=used | {"TRANSFER__ADDRESSES": dead()}) as agent:
+        until(lambda: agent.said("cannot push"), "the first failure")
+    with receiver() as got, program("run", env=used | {"TRANSFER__ADDRESSES": got.url}) as agent:
+        until(lambda: agent.said("started"), "the start")
+        agent.end(signal.SIGTERM)
+        assert agent.said("wait on disk for the next start")
+        assert stamps(got) == []
+
+
 def waiting(tmp_path: Path) -> int:
     """Cycles in the spool, as the command says."""
     done = falcon_agent("spool", "status", "--json", SPOOL__DIRECTORY=str(tmp_path / "spool"))

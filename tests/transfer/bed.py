@@ -42,7 +42,14 @@ class Bed:
         self.closed = False
         self.sender = self.successor()
 
-    def successor(self, step: float = 60.0, target: str = "", resume: Delivery | None = None) -> Sender:
+    def successor(
+        self,
+        step: float = 60.0,
+        target: str = "",
+        resume: Delivery | None = None,
+        *,
+        succeeds: bool = True,
+    ) -> Sender:
         self.sender = Sender(
             self,
             self.queue,
@@ -54,6 +61,7 @@ class Bed:
             step=step,
             server_clock=ServerClock(lambda: self.now),
             resume=resume,
+            succeeds=succeeds,
         )
         return self.sender
 

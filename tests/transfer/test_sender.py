@@ -302,11 +302,27 @@ def test_a_target_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert bed.stat.labelled("target.records") == {"n9e": 0}
 
 
-def test_after_a_restart_the_pace_is_kept_too() -> None:
-    bed = Bed()
+def delivered(bed: Bed) -> list[float]:
+    """Deliver by the sender's own thread; how long it slept for that."""
     bed.put(60)
     bed.sender.start()
     while bed.queue.records:
         pass
     bed.sender.pause()
-    assert bed.slept == [1.0]
+    return bed.slept
+
+
+def test_after_a_restart_the_pace_is_kept_too() -> None:
+    assert delivered(Bed()) == [1.0]
+
+
+def test_the_pace_after_a_restart_counts_from_when_the_predecessor_was_over() -> None:
+    bed = Bed()
+    bed.now += 0.75
+    assert delivered(bed) == [0.25]
+
+
+def test_the_first_agent_of_a_spool_has_no_pace_to_keep() -> None:
+    bed = Bed()
+    bed.successor(succeeds=False)
+    assert delivered(bed) == []
