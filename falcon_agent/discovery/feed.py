@@ -26,6 +26,8 @@ GONE_SECONDS = 300.0
 _GONE_MAX = 100
 _BURST_SECONDS = 0.1
 """Containers tend to start together: so long the next look waits for the rest of them."""
+_LISTEN_SECONDS = 0.1
+"""So long the first look waits until changes are heard: one that began before would have to be repeated."""
 _FIRST_RETRY = 1.0
 _OOMS_MAX = 1000
 """Containers with news of kills that are kept, should nobody ask for them."""
@@ -94,6 +96,7 @@ class Feed:
         self._error = "not asked yet"
         self._denied = False
         self._wake = threading.Event()
+        self._listening = threading.Event()
         self._stopping = threading.Event()
         self._looked = threading.Event()
         self._threads = [
@@ -119,6 +122,7 @@ class Feed:
     def stop(self) -> None:
         """End both threads, also when the runtime hangs."""
         self._stopping.set()
+        self._listening.set()
         self._wake.set()
         self._runtime.close()
         for thread in self._threads:
@@ -192,6 +196,7 @@ class Feed:
 
     def _keep_looking(self) -> None:
         retry = _FIRST_RETRY
+        self._listening.wait(_LISTEN_SECONDS)
         while not self._stopping.is_set():
             self._wake.clear()
             if self._look():
@@ -290,7 +295,7 @@ class Feed:
                 log.warning("%s; containers that are known go on being measured", error)
 
     def _notice(self, change: Change) -> None:
-        """Called by the runtime's watch for every event."""
+        """Called by the runtime's watch for every event, and as soon as it would hear one."""
         if change.oom is not None:
             self._hear_of_kill(change.oom)
         elif change.ended:
@@ -309,6 +314,8 @@ class Feed:
             elif change.started:
                 self._begin(change.id)
             self.refresh()
+        # Last, so that the first look takes the place of the one that was asked for here.
+        self._listening.set()
 
     def _begin(self, container: str) -> None:
         with self._lock:

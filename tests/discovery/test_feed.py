@@ -3,6 +3,7 @@ wanted."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from tests.discovery.told import LONG, Told, container
 from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CENSUS = Census("told", {"running": 1}, 2, 3, None)
 WEB = container("web")
@@ -231,3 +232,52 @@ def test_a_runtime_without_figures() -> None:
         assert feed.state().ok
     finally:
         feed.stop()
+
+
+class Eager(Told):
+    """A runtime that is heard from the moment somebody listens; its looks wait for that."""
+
+    def __init__(self) -> None:
+        super().__init__(WEB)
+        self._told = threading.Event()
+
+    def find(self) -> Found:
+        self._told.wait(20)
+        return super().find()
+
+    def watch(self, notify: Callable[[Change], None]) -> None:
+        notify(Change())
+        self._told.set()
+        super().watch(notify)
+
+
+def test_the_first_look_begins_when_changes_are_heard_and_needs_no_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LISTEN_SECONDS", LONG)
+    eager = Eager()
+    feed = Feed(eager, LONG)
+    feed.start()
+    feed.wait(20)
+    assert eager.looks == 1
+    assert not feed._wake.is_set()
+    feed.stop()
+
+
+def test_who_is_never_heard_is_looked_at_all_the_same() -> None:
+    silent = Told(WEB)
+    feed = Feed(silent, LONG)
+    feed.start()
+    feed.wait(20)
+    assert [one.name for one in feed.containers()] == ["web"]
+    feed.stop()
+
+
+def test_the_end_does_not_wait_for_being_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LISTEN_SECONDS", LONG)
+    silent = Told(WEB)
+    feed = Feed(silent, LONG)
+    feed.start()
+    feed.stop()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "look-told"] == []
+    assert silent.looks == 0
