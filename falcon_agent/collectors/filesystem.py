@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from falcon_agent.collectors.mountchoice import behind_fuse, choose, is_remote, without_hosts
+from falcon_agent.collectors.mountchoice import behind_fuse, choose, identities, is_remote, without_hosts
 from falcon_agent.errors import DeniedError, FalconAgentError, GoneError, KernelFileError
 from falcon_agent.kernelfile import is_recording, note, read_to_eof
 from falcon_agent.metric import Metric, Source
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from falcon_agent.collectors.base import Scope, Target
+    from falcon_agent.collectors.mountchoice import Identity
     from falcon_agent.metric import Sample
     from falcon_agent.procfs.mountinfo import Mount
 
@@ -189,7 +190,7 @@ class FilesystemCollector:
     def __init__(self, proc: str = "/proc", limit: float = 1.0, *, fuse: bool = False) -> None:
         self._proc = proc
         self._fuse = fuse
-        self._hosts: list[Mount] = []
+        self._hosts: frozenset[Identity] = frozenset()
         self._calls = Calls("filesystems", limit, _TOTAL_LIMITS * limit, _MAX_HUNG)
         self._watched: dict[str, _Watched] = {}
         self._cycle = 0
@@ -302,13 +303,13 @@ class FilesystemCollector:
         return "; ".join((*said[:_SAID_REASONS], *more)) or _NO_MOUNTS
 
 
-def _hosts_mounts(proc: str) -> list[Mount]:
+def _hosts_mounts(proc: str) -> frozenset[Identity]:
     """What is mounted where the host's first process lives; nothing if that cannot be read."""
     try:
-        return parse_mountinfo(read_to_eof(f"{proc}/1/mountinfo", limit=_MOUNTINFO_BYTES))
+        return identities(parse_mountinfo(read_to_eof(f"{proc}/1/mountinfo", limit=_MOUNTINFO_BYTES)))
     except FalconAgentError as error:
         log.debug("the host's mounts are not known: %s", error)
-        return []
+        return frozenset()
 
 
 def _reported(watched: _Watched) -> Iterator[tuple[Mount, os.statvfs_result, str]]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
+    from typing import TypeAlias
 
     from falcon_agent.procfs.mountinfo import Mount
+
+    Identity: TypeAlias = tuple[str, str, str]
 
 MAX_MOUNTS = 64
 """Mounts of one container that are looked at, the shortest mount points first; it may make very many."""
@@ -40,20 +43,28 @@ def choose(mounts: Sequence[Mount]) -> list[Mount]:
     return sorted(wanted, key=lambda mount: (len(mount.mount_point), mount.mount_point))[:MAX_MOUNTS]
 
 
-def without_hosts(mounts: Sequence[Mount], hosts: Sequence[Mount]) -> list[Mount]:
+def identities(mounts: Iterable[Mount]) -> frozenset[Identity]:
+    """What tells mounts apart in whichever mount namespace they are seen."""
+    return frozenset(map(_identity, mounts))
+
+
+def without_hosts(mounts: Sequence[Mount], theirs: Collection[Identity]) -> list[Mount]:
     """The mounts without those that are the host's; all of them where the root directory is the container's own.
 
     A unit or a sandbox may live in the host's directory tree. What is mounted there is the host's affair; a volume that
     happens to be mounted at the same place in a container with a root of its own is the container's.
+
+    Args:
+        mounts: of a container.
+        theirs: those of the host.
     """
-    theirs = {_identity(mount) for mount in hosts}
     root = next((mount for mount in reversed(mounts) if mount.mount_point == "/"), None)
     if root is None or _identity(root) not in theirs:
         return list(mounts)
     return [mount for mount in mounts if _identity(mount) not in theirs]
 
 
-def _identity(mount: Mount) -> tuple[str, str, str]:
+def _identity(mount: Mount) -> Identity:
     return mount.device, mount.root, mount.mount_point
 
 

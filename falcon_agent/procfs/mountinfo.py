@@ -43,7 +43,7 @@ class Mount:
         for option in self.super_options.split(","):
             key, equals, value = option.partition("=")
             if key == name and equals:
-                return _text(os.fsencode(value))
+                return _text(value)
         return None
 
 
@@ -55,30 +55,31 @@ def parse_mountinfo(content: bytes) -> list[Mount]:
     Raises:
         ParseError: a line has another form.
     """
-    return [_mount(line) for line in content.split(b"\n") if line]
+    # At once: one by one the fields take three times as long.
+    return [_mount(line) for line in os.fsdecode(content).split("\n") if line]
 
 
-def _mount(line: bytes) -> Mount:
-    head, dash, tail = line.partition(b" - ")
-    before = head.split(b" ")
-    after = tail.split(b" ", _FIELDS_AFTER_OPTIONAL - 1)
+def _mount(line: str) -> Mount:
+    head, dash, tail = line.partition(" - ")
+    before = head.split(" ")
+    after = tail.split(" ", _FIELDS_AFTER_OPTIONAL - 1)
     if not dash or len(before) < _FIELDS_BEFORE_OPTIONAL or len(after) < _FIELDS_AFTER_OPTIONAL:
         raise ParseError(_SOURCE, f"{line[:80]!r} lacks fields")
-    if not before[0].isdigit():
+    if not before[0].isdecimal():
         raise ParseError(_SOURCE, f"{line[:80]!r} does not begin with a mount ID")
     return Mount(
         mount_id=int(before[0]),
-        device=before[2].decode("ascii", "replace"),
+        device=before[2],
         root=_text(before[3]),
         mount_point=_text(before[4]),
         fstype=_text(after[0]),
         source=_text(after[1]),
-        super_options=os.fsdecode(after[2]),
+        super_options=after[2],
     )
 
 
-def _text(field: bytes) -> str:
+def _text(field: str) -> str:
     """The kernel writes space, tab, newline, backslash and `#` as three octal digits."""
-    if b"\\" in field:
-        field = _ESCAPE.sub(lambda match: bytes((int(match[1], 8) & 0xFF,)), field)
-    return os.fsdecode(field)
+    if "\\" not in field:
+        return field
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes((int(match[1], 8) & 0xFF,)), os.fsencode(field)))

@@ -14,7 +14,7 @@ import pytest
 from falcon_agent.collectors import filesystem
 from falcon_agent.collectors.base import Target
 from falcon_agent.collectors.filesystem import FilesystemCollector
-from falcon_agent.collectors.mountchoice import behind_fuse, choose, is_remote, without_hosts
+from falcon_agent.collectors.mountchoice import behind_fuse, choose, identities, is_remote, without_hosts
 from falcon_agent.container import CgroupPaths, Container
 from falcon_agent.errors import GoneError, ParseError
 from falcon_agent.kernelfile import recording
@@ -259,11 +259,12 @@ def test_who_lives_in_the_hosts_directories_has_only_what_is_mounted_for_it(box:
 def test_a_volume_at_the_hosts_mount_point_is_the_containers_if_its_root_is() -> None:
     host = [mount("/", number=1), mount("/data", number=2)]
     own_root = dataclasses.replace(host[0], device="0:99", fstype="overlay")
-    assert without_hosts([own_root, host[1]], host) == [own_root, host[1]]
-    assert without_hosts([host[0], host[1]], host) == []
+    theirs = identities(host)
+    assert without_hosts([own_root, host[1]], theirs) == [own_root, host[1]]
+    assert without_hosts([host[0], host[1]], theirs) == []
     covered = [host[0], own_root]  # the root directory is the one on top
-    assert without_hosts(covered, host) == covered
-    assert without_hosts([host[0]], []) == [host[0]]
+    assert without_hosts(covered, theirs) == covered
+    assert without_hosts([host[0]], ()) == [host[0]]
 
 
 @pytest.mark.real
