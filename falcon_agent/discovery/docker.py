@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -90,17 +91,21 @@ class DockerRuntime:
         """All running containers: one list, and a description of each one that was not known before."""
         listed = self._list()
         found = Found()
-        known: dict[str, _Known] = {}
+        known = {
+            item.id: before
+            for item in listed
+            if (before := self._known.get(item.id)) is not None and self.alive(before.container)
+        }
+        unknown = [item for item in listed if item.id not in known]
         failed = 0
-        for item in listed:
-            before = self._known.get(item.id)
-            if before is not None and self.alive(before.container):
-                known[item.id] = before
-            elif failed >= PATIENCE:
-                found.left_out.append(self._left_out(item, "not described: the engine hangs on others"))
-            else:
+        answers = self._api.get_each((f"/containers/{item.id}/json" for item in unknown), MAX_DETAILS)
+        with contextlib.closing(answers):
+            for item in unknown:
+                if failed >= PATIENCE:
+                    found.left_out.append(self._left_out(item, "not described: the engine hangs on others"))
+                    continue
                 try:
-                    known[item.id] = self._describe(item)
+                    known[item.id] = self._describe(item, next(answers))
                 except NotFoundError:
                     continue  # it ended and was removed after the list was made
                 except GoneError as error:
@@ -125,8 +130,10 @@ class DockerRuntime:
         # The id becomes part of a request's path.
         return [item for item in listed if _ID.fullmatch(item.id)]
 
-    def _describe(self, item: Listed) -> _Known:
-        details = parse_details(self._api.get(f"/containers/{item.id}/json", limit=MAX_DETAILS))
+    def _describe(self, item: Listed, answer: bytes | RuntimeUnavailableError) -> _Known:
+        if isinstance(answer, RuntimeUnavailableError):
+            raise answer
+        details = parse_details(answer)
         if details.pid == 0:
             raise GoneError(f"container {item.id[:12]}", "it does not run (any more)")
         described = describe(

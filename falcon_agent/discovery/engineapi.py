@@ -20,7 +20,7 @@ from falcon_agent.errors import RuntimeAbsentError, RuntimeDeniedError, RuntimeU
 from falcon_agent.http1 import NOT_FOUND, OK, Answer, NotHttpError, request_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Bytes of one answer. A listing takes about 1.5 kB for each container, plus its labels."""
@@ -111,11 +111,29 @@ class EngineApi:
             RuntimeAbsentError: there is no such socket.
             RuntimeUnavailableError: no answer in time, another status, more than `limit` bytes, or no HTTP.
         """
-        with self._request(path, query) as (answer, _):
-            body = answer.read(limit)
-            if len(body) > limit:
-                raise self._error(f"the answer to {path} exceeds {limit} bytes")
-            return body
+        with self._in_our_words(), self._send(path, query) as sock:
+            return self._body(sock, path, limit)
+
+    def get_each(
+        self, paths: Iterable[str], limit: int = MAX_ANSWER
+    ) -> Generator[bytes | RuntimeUnavailableError, None, None]:
+        """The bodies of the answers to several requests, in their order.
+
+        The next request is sent before an answer is read, so that the engine works on it meanwhile. The timeout of an
+        answer begins anew when its turn has come.
+
+        Yields:
+            A body, or the error that `get` would raise.
+        """
+        ahead: tuple[str, _Socket | RuntimeUnavailableError] | None = None
+        try:
+            for path in (*paths, None):
+                current, ahead = ahead, None if path is None else (path, self._try_to_send(path))
+                if current is not None:
+                    yield self._try_to_read(*current, limit)
+        finally:
+            if ahead is not None and isinstance(ahead[1], _Socket):
+                ahead[1].close()
 
     def lines(self, path: str, query: Mapping[str, str], limit: int = MAX_EVENT) -> Iterator[bytes]:
         """The lines of an answer without end, as they come; an empty one first, as soon as the answer began.
@@ -126,7 +144,8 @@ class EngineApi:
             RuntimeUnavailableError: no answer in time, another status, no HTTP, a line of more than `limit` bytes,
                 or the stream ended.
         """
-        with self._request(path, query) as (answer, sock):
+        with self._in_our_words(), self._send(path, query) as sock:
+            answer = self._answer(sock, path)
             sock.deadline = None
             yield b""
             rest = bytearray()
@@ -140,18 +159,54 @@ class EngineApi:
                     raise self._error(f"a line of the answer to {path} exceeds {limit} bytes")
             raise self._error("it ended the stream of events")
 
-    @contextlib.contextmanager
-    def _request(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[Answer, _Socket]]:
-        """The answer to a request that succeeded, its body not read yet, and the connection that it comes by."""
-        target = f"{path}?{urlencode(query)}" if query else path
+    def _try_to_send(self, path: str) -> _Socket | RuntimeUnavailableError:
         try:
-            with self._connect() as sock:
-                sock.hurry()
-                sock.sendall(request_head("GET", target, {"Host": "docker", **_HEADERS}))
-                answer = Answer(sock.receive)
-                if answer.status != OK:
-                    raise self._status_error(answer.status, path, next(answer.parts(), b"")[:_SHOWN])
-                yield answer, sock
+            with self._in_our_words():
+                return self._send(path)
+        except RuntimeUnavailableError as error:
+            return error
+
+    def _try_to_read(
+        self, path: str, sock: _Socket | RuntimeUnavailableError, limit: int
+    ) -> bytes | RuntimeUnavailableError:
+        if isinstance(sock, RuntimeUnavailableError):
+            return sock
+        try:
+            with self._in_our_words(), sock:
+                sock.deadline = time.monotonic() + self._timeout
+                return self._body(sock, path, limit)
+        except RuntimeUnavailableError as error:
+            return error
+
+    def _send(self, path: str, query: Mapping[str, str] | None = None) -> _Socket:
+        """A connection by which a request was sent."""
+        target = f"{path}?{urlencode(query)}" if query else path
+        sock = self._connect()
+        try:
+            sock.hurry()
+            sock.sendall(request_head("GET", target, {"Host": "docker", **_HEADERS}))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _answer(self, sock: _Socket, path: str) -> Answer:
+        """The answer to a request that succeeded; its body has not been read yet."""
+        answer = Answer(sock.receive)
+        if answer.status != OK:
+            raise self._status_error(answer.status, path, next(answer.parts(), b"")[:_SHOWN])
+        return answer
+
+    def _body(self, sock: _Socket, path: str, limit: int) -> bytes:
+        body = self._answer(sock, path).read(limit)
+        if len(body) > limit:
+            raise self._error(f"the answer to {path} exceeds {limit} bytes")
+        return body
+
+    @contextlib.contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, NotHttpError) as error:
             raise self._error(self._in_words(error), _kind(error)) from None
 

@@ -206,7 +206,8 @@ def test_a_daemon_that_gets_stuck_is_not_waited_for_again_and_again(tmp_path: Pa
 
     with serving(tmp_path / "s", handle) as url:
         found = DockerRuntime(url, 0.2, "/proc").find()
-    assert len(asked) == 3
+    # The list, two that were waited for, and one more may have been asked for meanwhile.
+    assert 3 <= len(asked) <= 4
     assert [one.id for one in found.left_out] == ids
 
 

@@ -76,6 +76,81 @@ def test_answer_over_tcp() -> None:
         thread.join()
 
 
+def test_several_answers_come_in_order_each_with_its_own_error(tmp_path: Path) -> None:
+    def handle(connection: socket.socket, _: threading.Event) -> None:
+        path = read_request(connection).split()[1]
+        status = {b"/gone": "404 Not Found", b"/bad": "500 Oh"}.get(path, "200 OK")
+        connection.sendall(answer(path * (50 if path == b"/long" else 1), status))
+
+    with serving(tmp_path / "s", handle) as url:
+        found = list(EngineApi(url, LONG).get_each(["/1", "/gone", "/bad", "/long", "/2"], 100))
+        assert list(EngineApi(url, LONG).get_each([])) == []
+        assert list(EngineApi(url, LONG).get_each(["/1"])) == [b"/1"]
+    assert [one if isinstance(one, bytes) else type(one) for one in found] == [
+        b"/1",
+        NotFoundError,
+        RuntimeUnavailableError,
+        RuntimeUnavailableError,
+        b"/2",
+    ]
+    assert [str(found[index]).partition(": ")[2] for index in (2, 3)] == [
+        "status 500 for /bad: /bad",
+        "the answer to /long exceeds 100 bytes",
+    ]
+
+
+def test_the_engine_gets_the_next_request_before_an_answer_is_read(tmp_path: Path) -> None:
+    second = threading.Event()
+
+    def handle(connection: socket.socket, _: threading.Event) -> None:
+        path = read_request(connection).split()[1]
+        if path == b"/1":
+            second.wait()
+        else:
+            second.set()
+        connection.sendall(answer(path))
+
+    with serving(tmp_path / "s", handle) as url:
+        assert list(EngineApi(url, LONG).get_each(["/1", "/2"])) == [b"/1", b"/2"]
+
+
+def test_one_that_hangs_does_not_take_the_time_of_the_next(tmp_path: Path) -> None:
+    timed_out = threading.Event()
+
+    def handle(connection: socket.socket, ended: threading.Event) -> None:
+        path = read_request(connection).split()[1]
+        (ended if path == b"/1" else timed_out).wait()
+        connection.sendall(answer(path))
+
+    with serving(tmp_path / "s", handle) as url:
+        answers = EngineApi(url, 0.5).get_each(["/1", "/2"])
+        assert "no answer within 0.5 s" in str(next(answers))
+        timed_out.set()
+        assert next(answers) == b"/2"
+
+
+def test_who_wants_no_more_answers_hangs_up(tmp_path: Path) -> None:
+    hung_up = threading.Event()
+
+    def handle(connection: socket.socket, _: threading.Event) -> None:
+        path = read_request(connection).split()[1]
+        if path == b"/1":
+            connection.sendall(answer(path))
+        elif not connection.recv(1):
+            hung_up.set()
+
+    with serving(tmp_path / "s", handle) as url:
+        answers = EngineApi(url, LONG).get_each(["/1", "/2", "/3"])
+        assert next(answers) == b"/1"
+        answers.close()
+        assert hung_up.wait(20)
+
+
+def test_several_from_where_nobody_listens(tmp_path: Path) -> None:
+    found = list(EngineApi(f"unix://{tmp_path}/none", LONG).get_each(["/1", "/2"]))
+    assert ["there is no such socket" in str(one) for one in found] == [True, True]
+
+
 def test_socket_missing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailableError, match=r"^cannot use unix://.*there is no such socket"):
         EngineApi(f"unix://{tmp_path}/none", LONG).get("/x")
