@@ -13,7 +13,7 @@ from falcon_agent.container import Container, LeftOut, Pod
 from falcon_agent.discovery.cgroupsearch import MAX_PIDS, MAX_ROOT_PIDS, Processes
 from falcon_agent.discovery.cgrouptree import CONTROLLERS, MAX_CGROUPS, find_trees, walk
 from falcon_agent.discovery.cgroupwatch import TreeWatch
-from falcon_agent.discovery.describe import describe, host_netns, is_alive
+from falcon_agent.discovery.describe import describe_open, host_netns, is_alive
 from falcon_agent.discovery.hostnames import Hostnames, name_by_hostname
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.discovery.shapes import CRI_O, UNKNOWN, is_runtimes_own, name_unknown, parse_shape
@@ -273,11 +273,10 @@ class _Look:
         try:
             process = Process(self._proc, pid)
             try:
-                content = process.read("cgroup")
-                described = describe(self._proc, pid, is_own, tree.hierarchies.absolute)
+                described = describe_open(process, is_own, tree.hierarchies.absolute)
                 command = parse_status(process.read("status")).name
                 hostname = None if shape.has_name else self._hostnames.read(process)
-                own, at = tree.path_of(described.cgroup), tree.path_of(tree.paths(content))
+                own, at = tree.path_of(described.cgroup), tree.path_of(described.own)
             finally:
                 process.close()
         except FalconAgentError as error:
@@ -299,7 +298,7 @@ class _Look:
         return _Known(
             container,
             home=directory if own is None or at is None else directory + at.removeprefix(own),
-            cgroup=content,
+            cgroup=described.content,
             has_name=shape.has_name,
             hostname=hostname,
             command=command,

@@ -31,11 +31,15 @@ class Described:
         starttime: in clock ticks since boot.
         cgroup: of the container, in every hierarchy that knows it.
         netns: inode of its network namespace, or None without the privilege to look.
+        own: cgroups of the process itself; those of the container, or below them.
+        content: its /proc/PID/cgroup.
     """
 
     starttime: int
     cgroup: CgroupPaths
     netns: int | None
+    own: CgroupPaths
+    content: bytes
 
 
 def as_written(paths: CgroupPaths) -> CgroupPaths:
@@ -64,17 +68,26 @@ def describe(
     """
     process = Process(proc, pid)
     try:
-        starttime = process.starttime()
-        cgroup = cut_paths(absolute(parse_cgroup_paths(process.read("cgroup"))), is_own)
-        if cgroup is None:
-            raise GoneError(process.path, "the process is in another cgroup: the pid was used again")
-        try:
-            netns = process.namespace_inode("net")
-        except DeniedError:
-            netns = None
-        return Described(starttime, cgroup, netns)
+        return describe_open(process, is_own, absolute)
     finally:
         process.close()
+
+
+def describe_open(
+    process: Process, is_own: Callable[[str], bool], absolute: Absolute = as_written
+) -> Described:
+    """The same of a process that is open."""
+    starttime = process.starttime()
+    content = process.read("cgroup")
+    own = absolute(parse_cgroup_paths(content))
+    cgroup = cut_paths(own, is_own)
+    if cgroup is None:
+        raise GoneError(process.path, "the process is in another cgroup: the pid was used again")
+    try:
+        netns = process.namespace_inode("net")
+    except DeniedError:
+        netns = None
+    return Described(starttime, cgroup, netns, own, content)
 
 
 def cut_paths(paths: CgroupPaths, is_own: Callable[[str], bool]) -> CgroupPaths | None:
