@@ -79,7 +79,9 @@ class TreeWatch:
         changed()
         now = time.monotonic()
         compare_at = now + self._compare_seconds()
-        due = [now + seconds for seconds in _SETTLE_SECONDS]  # when further looks are
+        # When further looks are. What was made just before waits for one of them, so that the first cycle need not
+        # share its time with more.
+        due = [now + seconds for seconds in _SETTLE_SECONDS[-1:]]
         rest = _FIRST_REST
         while True:
             heard = self._wait(max(0.0, min([compare_at, *due[:1]]) - now))
