@@ -234,38 +234,36 @@ def test_a_runtime_without_figures() -> None:
         feed.stop()
 
 
-class Eager(Told):
-    """A runtime that is heard from the moment somebody listens; its looks wait for that."""
-
-    def __init__(self) -> None:
-        super().__init__(WEB)
-        self._told = threading.Event()
+class Prompt(Told):
+    """A runtime whose looks wait until somebody listens."""
 
     def find(self) -> Found:
-        self._told.wait(20)
+        self._watched.wait(20)
         return super().find()
 
+
+class Silent(Told):
+    """A runtime of which nothing is ever heard."""
+
     def watch(self, notify: Callable[[Change], None]) -> None:
-        notify(Change())
-        self._told.set()
-        super().watch(notify)
+        self._closed.wait()
 
 
 def test_the_first_look_begins_when_changes_are_heard_and_needs_no_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_LISTEN_SECONDS", LONG)
-    eager = Eager()
-    feed = Feed(eager, LONG)
+    prompt = Prompt(WEB)
+    feed = Feed(prompt, LONG)
     feed.start()
     feed.wait(20)
-    assert eager.looks == 1
+    assert prompt.looks == 1
     assert not feed._wake.is_set()
     feed.stop()
 
 
 def test_who_is_never_heard_is_looked_at_all_the_same() -> None:
-    silent = Told(WEB)
+    silent = Silent(WEB)
     feed = Feed(silent, LONG)
     feed.start()
     feed.wait(20)
@@ -275,7 +273,7 @@ def test_who_is_never_heard_is_looked_at_all_the_same() -> None:
 
 def test_the_end_does_not_wait_for_being_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LISTEN_SECONDS", LONG)
-    silent = Told(WEB)
+    silent = Silent(WEB)
     feed = Feed(silent, LONG)
     feed.start()
     feed.stop()

@@ -59,6 +59,7 @@ class Told:
 
     def watch(self, notify: Callable[[Change], None]) -> None:
         self.notify = notify
+        notify(Change())
         self._watched.set()
         self._closed.wait()
 
