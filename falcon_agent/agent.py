@@ -251,7 +251,7 @@ class Agent:
         newest = self._spool.newest
         for subject, samples in reports:
             if newest is None or timestamp > newest:
-                yield subject, [sample for sample in samples if sample[0].counter_type == "GAUGE"]
+                yield subject, [sample for sample in samples if not sample[0].is_counter]
 
     def waiting(self) -> tuple[TargetStatus, ...]:
         """What waits for each target."""

@@ -49,6 +49,7 @@ class Metric:
         sources: the kernel files it is read from.
         tags: keys that its records carry beside those of the container.
         needs: the privilege without which it is absent, in words; empty if none.
+        is_counter: whether `counter_type` is COUNTER.
     """
 
     name: str
@@ -59,6 +60,10 @@ class Metric:
     sources: tuple[Source, ...] = ()
     tags: tuple[str, ...] = ()
     needs: str = ""
+    is_counter: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_counter", self.counter_type == "COUNTER")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

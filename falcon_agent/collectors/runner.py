@@ -312,8 +312,16 @@ class Runner:
 
 def _reports(bearer: Bearer, samples: list[Sample]) -> list[Report]:
     """The samples of one target by subject, less the COUNTERs that fell since the last: a restart, not a rate."""
+    for metric, _, tags in samples:
+        if tags or metric.is_counter:
+            return _sorted_out(bearer, samples)
+    return [(bearer.plain, samples)] if samples else []
+
+
+def _sorted_out(bearer: Bearer, samples: list[Sample]) -> list[Report]:
     reports: list[Report] = []
     subject = bearer.plain
+    counters = subject.counters
     of: Tags = ()
     start = 0  # of what is not in a report yet
     for at, (metric, value, tags) in enumerate(samples):
@@ -322,8 +330,8 @@ def _reports(bearer: Bearer, samples: list[Sample]) -> list[Report]:
                 reports.append((subject, samples[start:at]))
             start, of = at, tags
             subject = bearer.subject(tags) if tags else bearer.plain
-        if metric.counter_type == "COUNTER":
             counters = subject.counters
+        if metric.is_counter:
             last = counters.get(metric)
             counters[metric] = value
             if last is not None and value < last:

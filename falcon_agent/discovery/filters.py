@@ -49,8 +49,9 @@ class Filter:
         for kind in (*include, *exclude):
             if kind not in _MATCHES:
                 raise ValueError(f"{kind} is no kind of filter; there are {', '.join(_MATCHES)}")
-        self._include = include
-        self._exclude = exclude
+        # A kind without patterns says nothing.
+        self._include = {kind: patterns for kind, patterns in include.items() if patterns}
+        self._exclude = {kind: patterns for kind, patterns in exclude.items() if patterns}
 
     def reason(self, container: Container) -> str | None:
         """Why the container is not to be measured, in words, or None if it is."""
@@ -59,7 +60,7 @@ class Filter:
                 if _MATCHES[kind](container, pattern):
                     return f'excluded by {kind} "{pattern}"'
         for kind, patterns in self._include.items():
-            if patterns and not any(_MATCHES[kind](container, pattern) for pattern in patterns):
+            if not any(_MATCHES[kind](container, pattern) for pattern in patterns):
                 return f"not included: matches no {kind} of {', '.join(patterns)}"
         return None
 
@@ -70,7 +71,6 @@ class Filter:
             for kind in self._exclude.keys() & _OF_POD
             for pattern in self._exclude[kind]
         ) and all(
-            not patterns
-            or (kind in _OF_POD and any(_MATCHES[kind](sandbox, pattern) for pattern in patterns))
+            kind in _OF_POD and any(_MATCHES[kind](sandbox, pattern) for pattern in patterns)
             for kind, patterns in self._include.items()
         )

@@ -34,7 +34,7 @@ COUNTER_LIMIT = 2**63
 _TIMESTAMP_LIMIT = 2**32
 """Seconds; anything above is milliseconds by mistake, which transfer would replace by its own now."""
 
-COUNTER_TYPES = frozenset({"GAUGE", "COUNTER"})
+_COUNTER_TYPES = frozenset({"GAUGE", "COUNTER"})
 
 _log = logging.getLogger(__name__)
 
@@ -70,17 +70,6 @@ def room_for_metric(endpoint: str, tags: str) -> int | None:
     """The length in bytes that the name of a metric may have beside these, or None if one of them is refused."""
     reason, tags_bytes = _tags_refusal(tags)
     return None if reason or _endpoint_refusal(endpoint) else MAX_SERIES_BYTES - len("/") - tags_bytes
-
-
-def metric_size(metric: str) -> int | None:
-    """The length in bytes of a metric's name, or None if it is refused."""
-    reason, size = _metric_refusal(metric)
-    return None if reason else size
-
-
-def is_good_time(step: int, timestamp: int) -> bool:
-    """Whether records may have this step and timestamp."""
-    return _time_refusal(step, timestamp) is None
 
 
 # The checked values are typed, and still checked: a collector's mistake must not cost a whole POST.
@@ -142,7 +131,7 @@ def _tags_refusal(tags: str) -> tuple[str | None, int]:
 def _value_refusal(value: object, counter_type: object) -> str | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "value"
-    if not isinstance(counter_type, str) or counter_type not in COUNTER_TYPES:
+    if not isinstance(counter_type, str) or counter_type not in _COUNTER_TYPES:
         return "counter_type"
     if isinstance(value, float) and not isfinite(value):
         return "value"
