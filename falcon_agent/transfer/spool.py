@@ -13,6 +13,7 @@ from falcon_agent.transfer.batches import body_of
 from falcon_agent.transfer.spooldisk import SpoolDisk
 from falcon_agent.transfer.spoolfault import DamageError, DiskError, SpoolError
 from falcon_agent.transfer.spoolfile import Row
+from falcon_agent.transfer.spoolpack import Packer
 from falcon_agent.transfer.spoolqueue import TargetQueue
 from falcon_agent.transfer.spoolstate import State
 from falcon_agent.transfer.spoolstatus import SpoolStatus, TargetStatus, file_bytes, read_targets
@@ -97,8 +98,9 @@ class DiskSpool:
 
     def put(self, batches: Iterable[Batch]) -> None:
         """Append for every target; it is on disk when this returns, if the disk takes it."""
+        packer = Packer()
         # Each body may go as soon as it is packed.
-        rows = sorted(map(Row.of, batches), key=lambda row: row.timestamp)
+        rows = sorted((Row.of(batch, packer) for batch in batches), key=lambda row: row.timestamp)
         with self._lock:
             self._disk.reopen()
             self._admit(rows, self._state.last_id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,9 +16,12 @@ from urllib.parse import quote
 
 from falcon_agent.transfer.batches import Batch
 from falcon_agent.transfer.spoolfault import DamageError, DiskError, SpoolError, guarded
+from falcon_agent.transfer.spoolpack import MAX_BODY, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from falcon_agent.transfer.spoolpack import Packer
 
 DATABASE = "spool.db"
 _ASIDE = f"{DATABASE}.damaged-"
@@ -30,9 +32,6 @@ _APPLICATION = 0x46414C43
 MAX_DEAD = 1000
 MAX_DEAD_BYTES = 64 * 1024
 """Dead letters that are kept, and the length of the longest that is."""
-
-MAX_BODY = 16 * 1024 * 1024
-"""No body that the outbox makes is longer; a damaged one might unpack to anything."""
 
 END_OF_TIME = 2**63 - 1
 _BUSY = 1.0
@@ -70,7 +69,7 @@ class Row:
         id: place in the order; grows.
         timestamp: of its records.
         count: records in it.
-        body: of the POST, compressed.
+        body: of the POST, packed.
     """
 
     id: int
@@ -79,23 +78,20 @@ class Row:
     body: bytes
 
     @classmethod
-    def of(cls, batch: Batch) -> Row:
-        """A row without a place yet. Level 1: JSON of records shrinks to a tenth with any."""
-        return cls(0, batch.timestamp, batch.count, zlib.compress(batch.body, 1))
+    def of(cls, batch: Batch, packer: Packer) -> Row:
+        """A row without a place yet."""
+        return cls(0, batch.timestamp, batch.count, packer.pack(batch.body))
 
     def batch(self) -> Batch:
         """What `of` was given.
 
         Raises:
-            DamageError: the bytes are not those that were stored (zlib checks them with Adler-32).
+            DamageError: the bytes are not those that were stored.
         """
-        unpacking = zlib.decompressobj()
         try:
-            body = unpacking.decompress(self.body, MAX_BODY)
-        except zlib.error as error:
+            body = unpack(self.body)
+        except ValueError as error:
             raise DamageError(f"cannot unpack a batch of the spool: {error}") from None
-        if not unpacking.eof:
-            raise DamageError("cannot unpack a batch of the spool: it has no end")
         return Batch(body, self.count, self.timestamp)
 
 

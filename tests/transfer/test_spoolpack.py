@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import random
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falcon_agent.transfer.batches import body_of
+from falcon_agent.transfer.spoolpack import MAX_BODY, Packer, unpack
+
+
+def body(cycle: int, items: int = 200) -> bytes:
+    return body_of([{"metric": f"m{number}", "value": cycle, "tags": "name=x"} for number in range(items)])
+
+
+@given(bodies=st.lists(st.binary(max_size=2000), min_size=1))
+def test_every_body_comes_back(bodies: list[bytes]) -> None:
+    packer = Packer()
+    packed = [packer.pack(each) for each in bodies]
+    assert [unpack(each) for each in packed] == bodies
+
+
+def test_a_body_needs_none_of_those_before_it() -> None:
+    packer = Packer()
+    bodies = [body(cycle) for cycle in range(5)]
+    packed = [packer.pack(each) for each in bodies]
+    assert [unpack(each) for each in reversed(packed)] == bodies[::-1]
+    assert all(len(each) < len(body(0)) / 8 for each in packed)
+
+
+def test_a_version_before_reads_it() -> None:
+    packer = Packer()
+    packed = [packer.pack(body(cycle)) for cycle in range(3)]
+    assert [zlib.decompress(each) for each in packed] == [body(cycle) for cycle in range(3)]
+
+
+def test_what_a_version_before_packed_is_read() -> None:
+    assert unpack(zlib.compress(body(1), 1)) == body(1)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_changed_bit_is_found_or_means_nothing(bit: int) -> None:
+    packer = Packer()
+    packer.pack(body(1))
+    packed = packer.pack(body(2, 20))
+    found = 0
+    for at in range(len(packed)):
+        changed = bytearray(packed)
+        changed[at] ^= 1 << bit
+        try:
+            assert unpack(bytes(changed)) == body(2, 20)
+        except ValueError:
+            found += 1
+    assert found > len(packed) - 5
+
+
+def test_an_end_that_is_missing_is_found() -> None:
+    packed = Packer().pack(body(1))
+    for end in range(len(packed)):
+        with pytest.raises(ValueError, match=r"."):
+            unpack(packed[:end])
+
+
+def test_garbage_is_found() -> None:
+    for seed in range(1000):
+        with pytest.raises(ValueError, match=r"."):
+            unpack(random.Random(seed).randbytes(200))
+
+
+def test_what_would_become_too_long_is_refused() -> None:
+    assert len(unpack(Packer().pack(bytes(MAX_BODY)))) == MAX_BODY
+    with pytest.raises(ValueError, match="no end"):
+        unpack(Packer().pack(bytes(MAX_BODY + 1)))
