@@ -55,6 +55,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE lost (target TEXT NOT NULL, reason TEXT NOT NULL, records INTEGER NOT NULL,
            PRIMARY KEY (target, reason))""",
     ),
+    (),  # the tables stay; new bodies are packed in another way, which an older program cannot read
 )
 """What each version of the schema added. A new database takes all steps, an older one those it has not."""
 

@@ -1,4 +1,4 @@
-"""The bodies of batches as the spool keeps them: each a zlib stream (RFC 1950) that can be read alone."""
+"""The bodies of batches as the spool keeps them: deflated, each so that it can be read alone, behind a checksum."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ MAX_BODY = 16 * 1024 * 1024
 _LEVEL = 1
 """JSON of records shrinks to a tenth, or less, with any."""
 
-_HEAD = b"\x78\x01"
-"""Of a zlib stream with a window of 32 KiB, made at the fastest level."""
+_FORM = b"\x01"
+"""What begins with it goes on with a CRC-32 of four bytes, big end first, and deflated blocks (RFC 1951). Before
+version 3 it was a zlib stream (RFC 1950), which never begins so; its checksum is of the body, and costs more."""
+
+_STREAM = len(_FORM) + 4
+"""Where the deflated blocks begin."""
 
 _END = b"\x03\x00"
-"""The block that is the last one of a stream, with nothing in it (RFC 1951, 3.2.6)."""
+"""A last block with nothing in it."""
 
 
 class Packer:
     """Packs bodies one after the other, to be used for a cycle and let go.
 
-    A compressor of zlib takes 256 KiB, which malloc maps anew for each one (see `allocator`). Here all bodies share
+    A compressor of zlib takes 256 KiB, which has to be had and cleared for each one. Here all bodies share
     one, which is told to forget after each what it has seen.
     """
 
@@ -28,23 +32,32 @@ class Packer:
         self._compressor = zlib.compressobj(_LEVEL, wbits=-zlib.MAX_WBITS)
 
     def pack(self, body: bytes) -> bytes:
-        """A body as a zlib stream, which ends with the Adler-32 of the body."""
+        """A body as `unpack` reads it."""
         blocks = self._compressor.compress(body)
-        rest = self._compressor.flush(zlib.Z_FULL_FLUSH)
-        return b"".join((_HEAD, blocks, rest, _END, zlib.adler32(body).to_bytes(4, "big")))
+        stream = b"".join((blocks, self._compressor.flush(zlib.Z_FULL_FLUSH), _END))
+        return b"".join((_FORM, _checksum(stream), stream))
 
 
 def unpack(packed: bytes) -> bytes:
-    """What `Packer.pack` was given.
+    """What `Packer.pack` was given, of this version or an older one.
 
     Raises:
         ValueError: the bytes are not those that were packed.
     """
-    unpacking = zlib.decompressobj()
+    stream, window = packed, zlib.MAX_WBITS
+    if packed.startswith(_FORM):
+        stream, window = packed[_STREAM:], -zlib.MAX_WBITS
+        if packed[len(_FORM) : _STREAM] != _checksum(stream):
+            raise ValueError("its checksum is wrong")
+    unpacking = zlib.decompressobj(window)
     try:
-        body = unpacking.decompress(packed, MAX_BODY)
+        body = unpacking.decompress(stream, MAX_BODY)
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not unpacking.eof:
         raise ValueError("it has no end")
     return body
+
+
+def _checksum(stream: bytes) -> bytes:
+    return zlib.crc32(stream).to_bytes(4, "big")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -228,10 +229,10 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "spool.db")
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(SpoolError, match="it has version 99, this program knows 2"):
+    with pytest.raises(SpoolError, match="it has version 99, this program knows 3"):
         spool_of(tmp_path)
     database = sqlite3.connect(tmp_path / "spool.db")
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 3")
     database.close()
     with spool(tmp_path) as made:
         assert take(made.queue("default")) == [1]
@@ -247,6 +248,25 @@ def test_a_spool_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
         made.queue("default").bury([{}], "refused")
         assert made.status().targets[0].dead == 1
         assert take(made.queue("default")) == [1, 2]
+
+
+def test_a_spool_of_the_second_version_is_taken_over(tmp_path: Path) -> None:
+    old = batch(1, 3)
+    with spool(tmp_path) as made:
+        made.put([old, batch(2)])
+    database = sqlite3.connect(tmp_path / "spool.db", isolation_level=None)
+    database.execute("UPDATE batch SET body = ? WHERE id = 1", (zlib.compress(old.body, 1),))
+    database.execute("PRAGMA user_version = 2")
+    database.close()
+    with spool(tmp_path) as made:
+        made.put([batch(3)])
+        lent = made.queue("default").peek()
+        assert lent is not None
+        assert (lent.body, lent.count) == (old.body, 3)
+        assert take(made.queue("default")) == [1, 2, 3]
+    database = sqlite3.connect(tmp_path / "spool.db")
+    assert database.execute("PRAGMA user_version").fetchone() == (3,)
+    database.close()
 
 
 def test_the_file_shrinks_after_a_backlog(tmp_path: Path) -> None:

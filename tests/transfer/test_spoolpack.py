@@ -30,30 +30,25 @@ def test_a_body_needs_none_of_those_before_it() -> None:
     assert all(len(each) < len(body(0)) / 8 for each in packed)
 
 
-def test_a_version_before_reads_it() -> None:
-    packer = Packer()
-    packed = [packer.pack(body(cycle)) for cycle in range(3)]
-    assert [zlib.decompress(each) for each in packed] == [body(cycle) for cycle in range(3)]
-
-
-def test_what_a_version_before_packed_is_read() -> None:
-    assert unpack(zlib.compress(body(1), 1)) == body(1)
+def test_what_an_older_version_packed_is_read() -> None:
+    packed = zlib.compress(body(1), 1)
+    assert unpack(packed) == body(1)
+    with pytest.raises(ValueError, match="incorrect data check"):
+        unpack(packed[:-1] + bytes([packed[-1] ^ 1]))
+    with pytest.raises(ValueError, match="no end"):
+        unpack(packed[:-1])
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_a_changed_bit_is_found_or_means_nothing(bit: int) -> None:
+def test_a_changed_bit_is_found_wherever_it_is(bit: int) -> None:
     packer = Packer()
     packer.pack(body(1))
     packed = packer.pack(body(2, 20))
-    found = 0
     for at in range(len(packed)):
         changed = bytearray(packed)
         changed[at] ^= 1 << bit
-        try:
-            assert unpack(bytes(changed)) == body(2, 20)
-        except ValueError:
-            found += 1
-    assert found > len(packed) - 5
+        with pytest.raises(ValueError, match=r"."):
+            unpack(bytes(changed))
 
 
 def test_an_end_that_is_missing_is_found() -> None:
