@@ -56,6 +56,7 @@ class Cgroup:
         "_hierarchies",
         "_io",
         "_memory",
+        "_memory_known",
         "_pids",
         "_pressure",
         "paths",
@@ -69,6 +70,7 @@ class Cgroup:
         self._cpuacct = self._files(hierarchies.locate("cpuacct", paths))
         self._cpuset = self._files(hierarchies.locate("cpuset", paths))
         self._memory = self._files(hierarchies.locate("memory", paths))
+        self._memory_known: tuple[bytes, bytes, MemoryStat] | None = None
         self._io = self._files(hierarchies.locate("blkio", paths))
         self._pids = self._files(hierarchies.locate("pids", paths))
         self._pressure = self._files(_locate_unified(hierarchies, paths))
@@ -135,14 +137,20 @@ class Cgroup:
         return None if content is None else parse_cpu_list(content, name) or None
 
     def memory(self) -> MemoryStat | None:
-        """Memory used, and the limit."""
+        """Memory used, and the limit; the same object as the last time while the kernel tells the same (v1)."""
         files = self._memory
         if files is None:
             return None
         stat = files.read("memory.stat")
         if files.at.version == "v1":
             usage = files.read("memory.usage_in_bytes")
-            return None if usage is None or stat is None else parse_memory_stat_v1(usage, stat)
+            if usage is None or stat is None:
+                return None
+            known = self._memory_known
+            # Of a container in which nothing happens only these bytes are looked at.
+            if known is None or stat != known[0] or usage != known[1]:
+                known = self._memory_known = stat, usage, parse_memory_stat_v1(usage, stat)
+            return known[2]
         usage = files.read("memory.current")
         if usage is None:
             return None

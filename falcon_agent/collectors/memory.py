@@ -103,6 +103,7 @@ class MemoryCollector:
         self._proc = proc
         self._host_bytes: int | None = None
         self._readings: dict[str, tuple[MemoryStat | None, int | None]] = {}
+        self._samples: dict[str, list[Sample]] = {}
 
     def begin(self, targets: Sequence[Target]) -> None:
         """Read the host's memory size.
@@ -110,19 +111,28 @@ class MemoryCollector:
         Raises:
             KernelFileError, ParseError: /proc/meminfo does not tell.
         """
-        self._host_bytes = parse_meminfo(read_to_eof(f"{self._proc}/meminfo")).mem_total_bytes
+        host_bytes = parse_meminfo(read_to_eof(f"{self._proc}/meminfo")).mem_total_bytes
+        if host_bytes != self._host_bytes:
+            self._host_bytes = host_bytes
+            self._samples.clear()
 
     def collect(self, target: Target | None) -> Iterable[Sample]:
         """The samples of one container; errors as the methods of `Cgroup`."""
         if target is None:
             return ()
-        cgroup = target.cgroup
-        stat, kills = self._readings[target.key] = cgroup.memory(), cgroup.oom_kills()
-        return with_value(_outcomes(stat, kills, self._host_bytes))
+        cgroup, key = target.cgroup, target.key
+        reading = cgroup.memory(), cgroup.oom_kills()
+        samples = self._samples.get(key)
+        # The same reading has the same samples.
+        if samples is None or reading != self._readings[key]:
+            samples = self._samples[key] = with_value(_outcomes(*reading, self._host_bytes))
+        self._readings[key] = reading
+        return samples
 
     def forget(self, target: Target) -> None:
         """Drop the readings of a container that left."""
         self._readings.pop(target.key, None)
+        self._samples.pop(target.key, None)
 
     def absent(self, metric: Metric, target: Target) -> str | None:
         """Why `metric` had no value for `target` in the last cycle."""

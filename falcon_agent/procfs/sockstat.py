@@ -79,8 +79,11 @@ def parse_host_sockets(content: bytes) -> HostSockets:
     )
 
 
+@lru_cache(maxsize=1024)
 def parse_sockstat(content: bytes) -> Sockstat:
     """The content of /proc/PID/net/sockstat.
+
+    Quiet namespaces have the same, so what it means is remembered.
 
     Raises:
         ParseError: a line or a field is missing, or is no number.

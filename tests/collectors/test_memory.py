@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from tests.cgroupfs.trees import DOCKER, POD, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from falcon_agent.collectors.base import Collector
 
@@ -146,6 +146,48 @@ def test_a_total_that_is_not_known_or_zero_is_no_base(docker: tuple[Tree, Target
     samples = cycle(collector, of)
     assert samples["memtotal"] == 0
     assert reasons(collector, of) == {"memused.percent": "the limit is 0 bytes"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "file", "key", "changes"),
+    [
+        ("v2", "memory.current", "", {"memused", "memused.percent"}),
+        ("v2", "memory.stat", "anon", {"rss"}),
+        ("v2", "memory.max", "", {"memtotal", "memused.percent"}),
+        ("v2", "memory.swap.current", "", {"swapused"}),
+        ("v2", "memory.events", "oom_kill", {"oom.kills"}),
+        ("v1-separate", "memory.usage_in_bytes", "", {"memused", "memused.percent"}),
+        ("v1-separate", "memory.stat", "total_rss", {"rss"}),
+        ("v1-separate", "memory.stat", "hierarchical_memory_limit", {"memtotal", "memused.percent"}),
+        ("v1-separate", "memory.oom_control", "oom_kill", {"oom.kills"}),
+    ],
+)
+def test_whatever_changes_shows_in_the_next_cycle_and_nothing_else(
+    tmp_path: Path, layout: str, file: str, key: str, changes: set[str]
+) -> None:
+    tree = Tree.copy(layout, tmp_path)
+    of = target(tree, DOCKER[layout])
+    collector = MemoryCollector(tree.proc)
+    before = cycle(collector, of)
+    assert cycle(collector, of) == before
+    path = tree.directory(DOCKER[layout], "memory") / file
+    lines = [line.split(" ") for line in path.read_text().splitlines()]
+    for words in lines:
+        if words[0] == key or not key:
+            words[-1] = str(int(words[-1]) + 4096)
+    path.write_text("".join(" ".join(words) + "\n" for words in lines))
+    after = cycle(collector, of)
+    assert {name for name, value in after.items() if value != before[name]} == changes
+    of.process.close()
+
+
+def test_a_host_that_gets_more_memory_is_seen(docker: tuple[Tree, Target]) -> None:
+    tree, of = docker
+    (tree.directory(DOCKER["v2"], "memory") / "memory.max").write_bytes(b"max\n")
+    collector = MemoryCollector(tree.proc)
+    assert cycle(collector, of)["memtotal"] == HOST_BYTES
+    (Path(tree.proc) / "meminfo").write_text(f"MemTotal: {HOST_BYTES // 1024 + 4} kB\n")
+    assert cycle(collector, of)["memtotal"] == HOST_BYTES + 4096
 
 
 def test_a_host_that_does_not_tell_its_memory_is_an_error(tmp_path: Path) -> None:
