@@ -157,7 +157,8 @@ def goals_table(figures: Figures) -> str:
 def _to_floor(figures: Figures, name: str) -> float:
     """CPU of a pass as a multiple of the floor's, the median over the rounds: processors have phases of seconds."""
     cpu = figures["cpu_ns"]
-    return median(one / floor for one, floor in zip(cpu[name], cpu["floor.files"], strict=True))
+    ratio: float = median(one / floor for one, floor in zip(cpu[name], cpu["floor.files"], strict=True))
+    return ratio
 
 
 def _collectors(name: str, spent: Mapping[str, float], containers: int, cpu: Mapping[str, list[int]]) -> str:
