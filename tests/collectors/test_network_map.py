@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from falcon_agent.collectors import vethmap
+from falcon_agent.collectors import network, vethmap
 from falcon_agent.collectors.network import NetworkCollector
 from falcon_agent.netlink.rtnetlink import Link, links
 from tests.collectors.traffic import Clock, collect, host_name, same_as_own, send, with_address
@@ -109,6 +109,22 @@ def test_a_macvlan_that_a_container_gave_to_the_host_is_not_its_veth(box: Netns)
     with target(box) as of:
         same_as_own(collector, box, of, "eth0")
         assert collector.veths(of) == {"eth0": name}
+
+
+@pytest.mark.real
+def test_where_the_host_s_end_has_no_counters_the_container_s_own_are_read(
+    box: Netns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    veth(host_name(), box, "eth0")
+    collector = NetworkCollector()
+    with target(box) as of:
+        (before,) = collect(collector, of)
+        # As if the veth had come between the two questions; the kernel cannot be made to do so.
+        monkeypatch.setattr(network, "link_stats", dict)
+        (after,) = collect(collector, of)
+        assert collector.veths(of)
+        assert after.keys() == before.keys()
+        assert after["eth0",]["in.bytes"] >= before["eth0",]["in.bytes"]
 
 
 @pytest.mark.real

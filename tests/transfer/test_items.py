@@ -112,6 +112,9 @@ def test_what_cannot_be_stored_is_counted(metric: Metric, value: float, reason: 
     stat = SelfStat()
     assert items(ItemMaker(stat), [(WEB, metric, value)]) == []
     assert stat.reasons("records.invalid") == {reason: 1}
+    # Neither where the same metric was good a moment before.
+    assert len(items(ItemMaker(stat), [(WEB, metric, 1), (WEB, metric, value), (WEB, metric, 2)])) == 2
+    assert stat.reasons("records.invalid") == {reason: 2}
 
 
 @pytest.mark.parametrize("value", [0.1, 1e22, 1e-7, 123456789.125, 2**53 + 1])
