@@ -287,6 +287,15 @@ def test_one_whose_children_are_killed_without_end_hides_no_other(docker_engine:
         docker_engine.rm(names[1])
 
 
+def reported_once(cycles: Cycles, engine: Engine, name: str, lives: int) -> None:
+    """Wait for the kills that Docker told of; a cycle may have read others, and none is reported twice."""
+    cycles.until(lambda: cycles.ooms[name] >= told(engine, name), "the kill is reported")
+    for _ in range(3):
+        cycles.cycle()
+    assert 1 <= cycles.ooms[name] <= lives
+    assert cycles.last == {}
+
+
 @pytest.mark.real
 def test_without_the_log_docker_is_heard(docker_engine: Engine, name: str) -> None:
     with (
@@ -300,12 +309,7 @@ def test_without_the_log_docker_is_heard(docker_engine: Engine, name: str) -> No
         while docker_engine.cli("wait", container) and not told(docker_engine, name):
             docker_engine.cli("start", container)
             lives += 1
-        # A cycle may have read a kill of which Docker does not tell; no kill is reported twice.
-        cycles.until(lambda: cycles.ooms[name] >= told(docker_engine, name), "the kill is reported")
-        for _ in range(3):
-            cycles.cycle()
-        assert 1 <= cycles.ooms[name] <= lives
-        assert cycles.last == {}
+        reported_once(cycles, docker_engine, name, lives)
 
 
 @pytest.mark.real
@@ -317,11 +321,7 @@ def test_a_container_that_is_killed_before_it_was_seen(docker_engine: Engine, na
             with pytest.raises(EngineError, match="exit 137"):
                 call([*run, "sh", "-c", f"exec {EAT}"])
             lives += 1
-        cycles.until(lambda: cycles.ooms[name] >= told(docker_engine, name), "the kill is reported")
-        for _ in range(3):
-            cycles.cycle()
-        assert 1 <= cycles.ooms[name] <= lives
-        assert cycles.last == {}
+        reported_once(cycles, docker_engine, name, lives)
 
 
 @pytest.mark.real
