@@ -1,4 +1,4 @@
-"""Records become the bytes of a POST at once, so that a waiting cycle costs bytes and not objects."""
+"""The bodies of POSTs: made of records, taken apart, made of parts again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from falcon_agent.metric import Record
-
-_PIECE = 200
-"""Items that are made one text at a time, some 40 KB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,45 +39,21 @@ def make_batches(records: Iterable[Record], batch_size: int, max_bytes: int) -> 
         batch_size: most records in a batch.
         max_bytes: longest body; a single record longer than that still goes alone.
     """
-    by_timestamp: dict[int, list[str]] = {}
+    by_timestamp: dict[int, list[bytes]] = {}
     for record in records:
-        by_timestamp.setdefault(record.timestamp, []).append(orjson.dumps(record).decode())
+        by_timestamp.setdefault(record.timestamp, []).append(orjson.dumps(record))
     return [
         batch
-        for timestamp in sorted(by_timestamp)
-        for batch in batches_of([by_timestamp[timestamp]], timestamp, batch_size, max_bytes)
+        for timestamp, items in sorted(by_timestamp.items())
+        for at in range(0, len(items), batch_size)
+        for batch in _packed(items[at : at + batch_size], timestamp, max_bytes)
     ]
 
 
-def batches_of(
-    portions: Iterable[Sequence[str]], timestamp: int, batch_size: int, max_bytes: int
-) -> Iterator[Batch]:
-    """Pack items of one timestamp that are JSON already, each batch as soon as it is full.
-
-    Args:
-        portions: the items, some at a time.
-        timestamp: of all of them.
-        batch_size: as of `make_batches`.
-        max_bytes: likewise.
-    """
-    waiting: list[str] = []
-    for items in portions:
-        waiting += items
-        while len(waiting) >= batch_size:
-            yield from _packed(waiting[:batch_size], timestamp, max_bytes)
-            del waiting[:batch_size]
-    if waiting:
-        yield from _packed(waiting, timestamp, max_bytes)
-
-
-def _packed(items: Sequence[str], timestamp: int, max_bytes: int) -> Iterator[Batch]:
-    # In pieces: memory for a long text comes from the kernel page by page, each time anew.
-    pieces = [",".join(items[at : at + _PIECE]).encode() for at in range(0, len(items), _PIECE)]
-    size = sum(map(len, pieces)) + len(pieces) + 1
-    if size <= max_bytes or len(items) == 1:
-        pieces[0] = b"[" + pieces[0]
-        pieces[-1] += b"]"
-        yield Batch(b",".join(pieces), len(items), timestamp)
+def _packed(items: Sequence[bytes], timestamp: int, max_bytes: int) -> Iterator[Batch]:
+    body = b"[" + b",".join(items) + b"]"
+    if len(body) <= max_bytes or len(items) == 1:
+        yield Batch(body, len(items), timestamp)
         return
     middle = len(items) // 2
     yield from _packed(items[:middle], timestamp, max_bytes)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from falcon_agent.transfer.batches import batches_of
-from falcon_agent.transfer.items import ItemMaker
+from falcon_agent.transfer.points import PointMaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from falcon_agent.metric import Report
     from falcon_agent.selfstat import SelfStat
-    from falcon_agent.transfer.batches import Batch
+    from falcon_agent.transfer.points import Points
 
 MAX_BODY_BYTES = 900_000
 """transfer takes far more, but gateways in front of it often stop at one megabyte."""
 
 
 class Store(Protocol):
-    """Where batches wait: `spool.DiskSpool` or `queue.MemoryQueue`."""
+    """Where points wait: `spool.DiskSpool`."""
 
-    def put(self, batches: Iterable[Batch]) -> None:
+    def put(self, batches: Iterable[Points]) -> None:
         """Append."""
 
 
@@ -36,8 +35,7 @@ class Outbox:
 
     def __init__(self, spool: Store, batch_size: int, stat: SelfStat) -> None:
         self._spool = spool
-        self._batch_size = batch_size
-        self._items = ItemMaker(stat)
+        self._points = PointMaker(stat, batch_size, MAX_BODY_BYTES)
 
     def put(self, reports: Iterable[Report], step: int, timestamp: int) -> None:
         """Queue what was measured in a cycle; it may be gone from memory afterwards.
@@ -47,5 +45,4 @@ class Outbox:
             step: seconds between two cycles.
             timestamp: of all of them, in seconds since the epoch.
         """
-        items = self._items.items(reports, step, timestamp)
-        self._spool.put(batches_of(items, timestamp, self._batch_size, MAX_BODY_BYTES))
+        self._spool.put(self._points.points(reports, step, timestamp))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from falcon_agent.selfstat import SelfStat
     from falcon_agent.transfer.batches import Batch
+    from falcon_agent.transfer.points import Points
     from falcon_agent.transfer.queue import Spool
 
 __all__ = ["DiskSpool", "SpoolError", "SpoolStatus"]
@@ -47,7 +48,7 @@ class DiskSpool:
             one timestamp), `disk` (the disk was away
             for too long), `damaged`, `target_removed`, `dropped` (by a person); and `queue.records`, `queue.bytes`,
             `spool.memory` (records that the disk has not taken), `spool.damaged`.
-        max_bytes: most bytes of compressed bodies that wait; the oldest go first.
+        max_bytes: most bytes that wait, compressed; the oldest go first.
         max_age: seconds after which a batch is not worth sending.
         memory_bytes: most bytes that wait in memory while the disk does not take them.
         clock: seconds since the epoch.
@@ -96,10 +97,10 @@ class DiskSpool:
             stamps = [self._state.newest, *(queue.cursor.taken for queue in self._queues.values())]
             return max((stamp for stamp in stamps if stamp is not None), default=None)
 
-    def put(self, batches: Iterable[Batch]) -> None:
+    def put(self, batches: Iterable[Batch | Points]) -> None:
         """Append for every target; it is on disk when this returns, if the disk takes it."""
         packer = Packer()
-        # Each body may go as soon as it is packed.
+        # Each may go as soon as it is packed.
         rows = sorted((Row.of(batch, packer) for batch in batches), key=lambda row: row.timestamp)
         with self._lock:
             self._disk.reopen()

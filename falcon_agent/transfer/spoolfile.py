@@ -21,6 +21,7 @@ from falcon_agent.transfer.spoolpack import MAX_BODY, unpack
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from falcon_agent.transfer.points import Points
     from falcon_agent.transfer.spoolpack import Packer
 
 DATABASE = "spool.db"
@@ -55,7 +56,8 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE lost (target TEXT NOT NULL, reason TEXT NOT NULL, records INTEGER NOT NULL,
            PRIMARY KEY (target, reason))""",
     ),
-    (),  # the tables stay; new bodies are packed in another way, which an older program cannot read
+    (),  # the tables stay; what is new is packed in another way, which an older program cannot read
+    (),  # once more
 )
 """What each version of the schema added. A new database takes all steps, an older one those it has not."""
 
@@ -70,7 +72,7 @@ class Row:
         id: place in the order; grows.
         timestamp: of its records.
         count: records in it.
-        body: of the POST, packed.
+        body: of the POST, or the points that it is made from, packed.
     """
 
     id: int
@@ -79,12 +81,13 @@ class Row:
     body: bytes
 
     @classmethod
-    def of(cls, batch: Batch, packer: Packer) -> Row:
+    def of(cls, batch: Batch | Points, packer: Packer) -> Row:
         """A row without a place yet."""
-        return cls(0, batch.timestamp, batch.count, packer.pack(batch.body))
+        packed = packer.pack(batch.body) if isinstance(batch, Batch) else packer.pack_points(batch.document)
+        return cls(0, batch.timestamp, batch.count, packed)
 
     def batch(self) -> Batch:
-        """What `of` was given.
+        """What `of` was given, as a body.
 
         Raises:
             DamageError: the bytes are not those that were stored.

@@ -19,12 +19,13 @@ from falcon_agent.cli import main
 from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import items_of
 from falcon_agent.transfer.outbox import Outbox
+from falcon_agent.transfer.points import body_of_points
 from tests.chaos.ledger import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from falcon_agent.transfer.batches import Batch
+    from falcon_agent.transfer.points import Points
 
 _COUNTED = {("records.lost", None), ("records.invalid", "transfer")}
 
@@ -47,10 +48,10 @@ class _Tap:
         self._spool = spool
         self._journal = journal
 
-    def put(self, batches: Iterable[Batch]) -> None:
+    def put(self, batches: Iterable[Points]) -> None:
         batches = list(batches)
         number = next(self._numbers)
-        keys = [key_of(item) for batch in batches for item in items_of(batch.body)]
+        keys = [key_of(item) for batch in batches for item in items_of(body_of_points(batch.document))]
         self._journal.write("offered", number=number, keys=keys)
         self._spool.put(batches)
         self._journal.write("promised", number=number)

@@ -14,6 +14,7 @@ import pytest
 
 from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import Batch
+from falcon_agent.transfer.points import Points, body_of_points
 from falcon_agent.transfer.spool import SpoolError
 from tests.transfer.spooling import NOW, batch, spool, spool_of, take
 
@@ -229,10 +230,10 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "spool.db")
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(SpoolError, match="it has version 99, this program knows 3"):
+    with pytest.raises(SpoolError, match="it has version 99, this program knows 4"):
         spool_of(tmp_path)
     database = sqlite3.connect(tmp_path / "spool.db")
-    database.execute("PRAGMA user_version = 3")
+    database.execute("PRAGMA user_version = 4")
     database.close()
     with spool(tmp_path) as made:
         assert take(made.queue("default")) == [1]
@@ -250,8 +251,11 @@ def test_a_spool_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
         assert take(made.queue("default")) == [1, 2]
 
 
-def test_a_spool_of_the_second_version_is_taken_over(tmp_path: Path) -> None:
+def test_a_spool_of_older_versions_is_taken_over(tmp_path: Path) -> None:
     old = batch(1, 3)
+    document = b'{"step":60,"timestamp":%d,"layouts":[[["m","GAUGE"]]],"reports":[["h","",0,[5]]]}' % (
+        NOW + 3
+    )
     with spool(tmp_path) as made:
         made.put([old, batch(2)])
     database = sqlite3.connect(tmp_path / "spool.db", isolation_level=None)
@@ -259,13 +263,18 @@ def test_a_spool_of_the_second_version_is_taken_over(tmp_path: Path) -> None:
     database.execute("PRAGMA user_version = 2")
     database.close()
     with spool(tmp_path) as made:
-        made.put([batch(3)])
-        lent = made.queue("default").peek()
+        made.put([Points(document, 1, NOW + 3)])
+        queue = made.queue("default")
+        lent = queue.peek()
         assert lent is not None
-        assert (lent.body, lent.count) == (old.body, 3)
-        assert take(made.queue("default")) == [1, 2, 3]
+        assert (lent.body, lent.count) == (old.body, 3)  # as version 2 packed it
+        assert take(queue, 2) == [1, 2]  # the other is as version 3 did
+        lent = queue.peek()
+        assert lent is not None
+        assert (lent.body, lent.count) == (body_of_points(document), 1)
+        assert take(queue) == [3]
     database = sqlite3.connect(tmp_path / "spool.db")
-    assert database.execute("PRAGMA user_version").fetchone() == (3,)
+    assert database.execute("PRAGMA user_version").fetchone() == (4,)
     database.close()
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_agent.transfer.batches import body_of
+from falcon_agent.transfer.points import body_of_points
 from falcon_agent.transfer.spoolpack import MAX_BODY, Packer, unpack
 
 
@@ -28,6 +29,19 @@ def test_a_body_needs_none_of_those_before_it() -> None:
     packed = [packer.pack(each) for each in bodies]
     assert [unpack(each) for each in reversed(packed)] == bodies[::-1]
     assert all(len(each) < len(body(0)) / 8 for each in packed)
+
+
+def test_points_come_back_as_the_body() -> None:
+    document = b'{"step":60,"timestamp":120,"layouts":[[["m","GAUGE"]]],"reports":[["h","n=1",0,[5]]]}'
+    packed = Packer().pack_points(document)
+    assert unpack(packed) == body_of_points(document)
+    # What makes them points is under the checksum too.
+    for form in range(256):
+        if form != packed[0]:
+            with pytest.raises(ValueError, match=r"."):
+                unpack(bytes([form]) + packed[1:])
+    with pytest.raises(ValueError, match="no document of points"):
+        unpack(Packer().pack_points(b"[]"))
 
 
 def test_what_an_older_version_packed_is_read() -> None:
