@@ -67,6 +67,13 @@ class Inventory:
         self._resync = resync
         self._feeds: dict[int, Feed] = {}
         self._first_seen: dict[str, float] = {}
+        # What is the same in nearly every cycle is worked out once.
+        self._order: tuple[list[Container], list[Container]] = [], []
+        """What was known last, and the same sorted."""
+        self._chosen_from: list[Container] = []
+        self._chosen: list[Container] = []
+        self._not_chosen: set[str] = set()
+        """Keys."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._prober = threading.Thread(target=self._keep_probing, name="probe-runtimes", daemon=True)
@@ -100,14 +107,24 @@ class Inventory:
         Those that only hold a pod's namespaces (`pause`) are among them, for the pod's sockets and network, if any
         of the pod's containers is measured, or, while none runs, if nothing speaks against the pod.
         """
-        chosen = self._choose(self._known(still_runs).containers)
+
+        def runs(container: Container) -> bool | None:
+            # Of what is not measured anyway the events and the looks tell the end soon enough.
+            found = still_runs(container)
+            return True if found is None and container.key in self._not_chosen else found
+
+        known = self._known(runs if self._not_chosen else still_runs).containers
+        if known is not self._chosen_from:
+            self._chosen_from, self._chosen = known, self._choose(known)
+            self._not_chosen = {one.key for one in known} - {one.key for one in self._chosen}
+        chosen = self._chosen
         self._stat.set("containers", sum(not one.pause for one in chosen))
         states = [state for state in self.states() if state.present]
         if states:
             # Where another one answers, one that refuses us is a matter of the set-up and no fault.
             asked = [state for state in states if not state.denied]
             self._stat.set("runtime.up", int(bool(asked) and all(state.ok for state in asked)))
-        return chosen
+        return list(chosen)
 
     def left_out(self) -> list[LeftOut]:
         """Containers that are not measured, and why.
@@ -195,7 +212,6 @@ class Inventory:
             if not source.is_tree:
                 for container in feed.containers((), still_runs):
                     told.setdefault(container.id, container)
-        processes = {(container.pid, container.starttime) for container in told.values()}
         held: list[LeftOut] = []
         seen: dict[str, float] = {}
         # The tree shows them all again: one look at each process is enough.
@@ -205,6 +221,7 @@ class Inventory:
             if source.is_tree
             for one in feed.containers(told.keys(), still_runs)
         ]
+        processes = {(container.pid, container.starttime) for container in told.values()} if shown else ()
         for container in shown:
             if container.id in told or (container.pid, container.starttime) in processes:
                 continue
@@ -214,7 +231,11 @@ class Inventory:
             else:
                 told[container.id] = container
         self._first_seen = seen
-        return _Known(sorted(told.values(), key=lambda one: (one.name, one.id)), held)
+        known, in_order = self._order
+        if known != (found := list(told.values())):
+            in_order = sorted(found, key=lambda one: (one.name, one.id))
+            self._order = found, in_order
+        return _Known(in_order, held)
 
     def _hold(
         self, container: Container, feeds: Iterable[tuple[Source, Feed]], first_seen: float
@@ -241,13 +262,13 @@ class Inventory:
 
     def _choose(self, known: Sequence[Container]) -> list[Container]:
         pods: dict[str, bool] = {}
-        chosen = []
+        chosen = set()
         for container in known:
             if container.pause:
                 continue
             measured = self._filter.reason(container) is None
             if measured:
-                chosen.append(container)
+                chosen.add(container.id)
             if container.pod is not None:
                 pods[container.pod.key] = pods.get(container.pod.key, False) or measured
         for container in known:
@@ -259,8 +280,8 @@ class Inventory:
                 if pod is not None and pod.key in pods
                 else self._filter.allows_pod(container)
             ):
-                chosen.append(container)
-        return sorted(chosen, key=lambda one: (one.name, one.id))
+                chosen.add(container.id)
+        return [container for container in known if container.id in chosen]
 
     def _reason(self, container: Container) -> str | None:
         """Why a container is not measured, or None if it is."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from falcon_agent.container import Container
+
 
 # With runtimes whose answers a test decides
 
@@ -63,6 +65,37 @@ def test_who_is_left_out_and_why() -> None:
             "gateway": HOST_NETWORK,
             "stuck": "hangs",
         }
+
+
+def test_what_is_left_out_follows_what_is_told() -> None:
+    told = Told(container("web", labels={"tier": "test"}), container("db"))
+    with started(told, chosen=Filter(NOTHING, {"label": ["tier=test"]})) as inventory:
+        assert names(inventory) == ["db"]
+        for tier, expected in (("live", ["db", "web"]), ("test", ["db"])):
+            told.found = Found([container("web", labels={"tier": tier}), container("db")])
+            inventory.refresh()
+            wait_until(lambda: names(inventory) == expected, "the label is known")  # noqa: B023  waited for here
+        told.found = Found([container("db"), container("mq")])
+        inventory.refresh()
+        wait_until(lambda: names(inventory) == ["db", "mq"], "it is known which are there")
+
+
+def test_nobody_looks_every_time_whether_those_run_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(container("web"), container("noise"))
+    looked_at: list[str] = []
+
+    def alive(one: Container) -> bool:
+        looked_at.append(one.name)
+        return True
+
+    monkeypatch.setattr(told, "alive", alive)
+    with started(told, chosen=Filter(NOTHING, {"name": ["noise"]})) as inventory:
+        for _ in range(3):
+            assert [one.name for one in inventory.snapshot(lambda _: None)] == ["web"]
+        assert sorted(looked_at) == ["noise", "web", "web", "web"]
+        # One that ended is missed by name where that is asked for.
+        monkeypatch.setattr(told, "alive", lambda one: one.name == "web")
+        assert reasons(inventory) == {"noise": "gone: its first process ended"}
 
 
 def test_self_statistics() -> None:
