@@ -7,6 +7,7 @@ thing once; packing it and keeping it costs a tenth of what the body of the POST
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING
 
 import orjson
@@ -42,7 +43,7 @@ class Points:
     Attributes:
         document: JSON. `step` and `timestamp` are those of all records; `layouts` are lists of `[metric,
             counterType]`; each of `reports` is `[endpoint, tags, layout, values]`, with a value for each metric of
-            the layout with that number.
+            the layout with that number. Values are text, with a comma between two: they are not read again.
         count: records in it.
         timestamp: of all of them, in seconds since the epoch.
     """
@@ -65,14 +66,17 @@ def body_of_points(document: bytes) -> bytes:
             [f'{{"metric":{_json(metric)},"counterType":{_json(kind)},{time}' for metric, kind in layout]
             for layout in content["layouts"]
         ]
-        portions = []
-        for endpoint, tags, layout, values in content["reports"]:
-            tail = f',"endpoint":{_json(endpoint)},"tags":{_json(tags)}}}'
-            items = [f"{head}{value}{tail}" for head, value in zip(layouts[layout], values, strict=True)]
-            portions.append(",".join(items).encode())
-    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError) as error:
+        portions = ["["]
+        for endpoint, tags, layout, text in content["reports"]:
+            heads, values = layouts[layout], text.split(",")
+            if len(heads) != len(values):
+                raise ValueError(f"{len(values)} values for {len(heads)} metrics")
+            tail = f',"endpoint":{_json(endpoint)},"tags":{_json(tags)}}},'
+            portions += tail.join(map(add, heads, values)), tail
+        portions[-1] = portions[-1].removesuffix(",") + "]"
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"no document of points: {error}") from None
-    return b"[" + b",".join(portions) + b"]"
+    return "".join(portions).encode()
 
 
 def _json(text: str) -> str:
@@ -128,18 +132,18 @@ class _Sheet:
         """A report more, of so many values, which take so many bytes in the body."""
         number = self.layouts.get(layout.text)
         if number is None:
-            number = self.layouts[layout.text] = b"%d," % len(self.layouts)
-        self.reports.append(about.text + number + values)
+            number = self.layouts[layout.text] = b'%d,"' % len(self.layouts)
+        self.reports.append(about.text + number + values[1:-1])
         self.count += count
         self.size += size
 
     def points(self, step: int, timestamp: int) -> Points:
         """What it is when nothing more comes."""
-        document = b'{"step":%d,"timestamp":%d,"layouts":[%b],"reports":[%b]]}' % (
+        document = b'{"step":%d,"timestamp":%d,"layouts":[%b],"reports":[%b"]]}' % (
             step,
             timestamp,
             b",".join(self.layouts),
-            b"],".join(self.reports),
+            b'"],'.join(self.reports),
         )
         return Points(document, self.count, timestamp)
 

@@ -220,9 +220,11 @@ def test_a_document_says_each_thing_once() -> None:
     [
         b"",
         b"[]",
-        b'{"step":60,"timestamp":60,"layouts":[],"reports":[["h","",0,[1]]]}',
-        b'{"step":60,"timestamp":60,"layouts":[[["m","GAUGE"]]],"reports":[["h","",0,[1,2]]]}',
+        b'{"step":60,"timestamp":60,"layouts":[],"reports":[["h","",0,"1"]]}',
+        b'{"step":60,"timestamp":60,"layouts":[[["m","GAUGE"]]],"reports":[["h","",0,"1,2"]]}',
         b'{"step":60,"timestamp":60,"layouts":[[["m"]]],"reports":[]}',
+        b'{"step":60,"timestamp":60,"layouts":[[["m","GAUGE"]]],"reports":[["h","",0,[1]]]}',
+        b'{"step":60,"timestamp":60,"layouts":[[["m","GAUGE"]]],"reports":[["h",1.0,"0","1"]]}',
         b'{"step":60,"timestamp":60,"layouts":[],"reports":[["h","",[]]]}',
     ],
 )

@@ -253,7 +253,7 @@ def test_a_spool_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
 
 def test_a_spool_of_older_versions_is_taken_over(tmp_path: Path) -> None:
     old = batch(1, 3)
-    document = b'{"step":60,"timestamp":%d,"layouts":[[["m","GAUGE"]]],"reports":[["h","",0,[5]]]}' % (
+    document = b'{"step":60,"timestamp":%d,"layouts":[[["m","GAUGE"]]],"reports":[["h","",0,"5"]]}' % (
         NOW + 3
     )
     with spool(tmp_path) as made:

@@ -32,7 +32,7 @@ def test_a_body_needs_none_of_those_before_it() -> None:
 
 
 def test_points_come_back_as_the_body() -> None:
-    document = b'{"step":60,"timestamp":120,"layouts":[[["m","GAUGE"]]],"reports":[["h","n=1",0,[5]]]}'
+    document = b'{"step":60,"timestamp":120,"layouts":[[["m","GAUGE"]]],"reports":[["h","n=1",0,"5"]]}'
     packed = Packer().pack_points(document)
     assert unpack(packed) == body_of_points(document)
     # What makes them points is under the checksum too.
