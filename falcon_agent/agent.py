@@ -21,6 +21,7 @@ from falcon_agent.discovery.inventory import Inventory
 from falcon_agent.discovery.sources import Places, make_sources
 from falcon_agent.errors import FalconAgentError
 from falcon_agent.kernelfile import read_to_eof
+from falcon_agent.metric import part_of
 from falcon_agent.procfs.endings import Endings
 from falcon_agent.procfs.limits import parse_max_open_files
 from falcon_agent.scheduler import Scheduler, floor_to_step
@@ -249,9 +250,10 @@ class Agent:
     def _gauges(self, reports: Iterable[Report], timestamp: int) -> Iterator[Report]:
         """What may be sent between two steps; nothing if an agent has reported this one already."""
         newest = self._spool.newest
-        for subject, samples in reports:
-            if newest is None or timestamp > newest:
-                yield subject, [sample for sample in samples if not sample[0].is_counter]
+        for report in reports:
+            gauges = [at for at, metric in enumerate(report[1]) if not metric.is_counter]
+            if gauges and (newest is None or timestamp > newest):
+                yield part_of(report, gauges)
 
     def waiting(self) -> tuple[TargetStatus, ...]:
         """What waits for each target."""

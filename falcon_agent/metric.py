@@ -85,9 +85,15 @@ Sample: TypeAlias = tuple[Metric, int | float, Tags]
 """What a collector yields: the metric, its value in the metric's unit, and the tags it adds."""
 
 
-Report: TypeAlias = "tuple[Subject, Sequence[Sample]]"
-"""What was measured of a subject in a cycle. Its tags hold those of the samples; with step and timestamp each of
-these is a record."""
+Report: TypeAlias = tuple[Subject, tuple[Metric, ...], tuple[int | float, ...]]
+"""What was measured of a subject in a cycle: at least one metric, and the value of each. The subject's tags hold those
+of the samples; with step and timestamp each value is a record."""
+
+
+def part_of(report: Report, places: Sequence[int]) -> Report:
+    """The values at these places, of which there is one at least."""
+    subject, metrics, values = report
+    return subject, tuple([metrics[at] for at in places]), tuple([values[at] for at in places])
 
 
 @dataclass(slots=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import lru_cache
+from itertools import groupby
+from operator import gt, itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.cgroupfs import Cgroup
 from falcon_agent.collectors.base import Target, TellsOfEnded
 from falcon_agent.collectors.subjects import Bearer, Subjects
 from falcon_agent.errors import FalconAgentError, GoneError
-from falcon_agent.metric import record_of
+from falcon_agent.metric import part_of, record_of
 from falcon_agent.procfs.process import Process
 
 if TYPE_CHECKING:
@@ -20,12 +23,13 @@ if TYPE_CHECKING:
     from falcon_agent.collectors.base import Collector, Scope
     from falcon_agent.collectors.subjects import Naming
     from falcon_agent.container import Container
-    from falcon_agent.metric import Record, Report, Sample, Tags
+    from falcon_agent.metric import Metric, Record, Report, Sample, Tags
     from falcon_agent.procfs.endings import Endings
     from falcon_agent.selfstat import SelfStat
 
 log = logging.getLogger(__name__)
 
+_TAGS = itemgetter(2)
 _OPEN, _KEPT = 1, 4
 """Descriptors for a process, and more for one that is watched: its end, net/sockstat, sockstat6, and sock_diag."""
 Measured: TypeAlias = "tuple[Container | None, Record]"
@@ -99,8 +103,8 @@ class Runner:
         return [
             (container, record_of(subject, metric, value, self._step, timestamp))
             for container, reports in self._measure(containers)
-            for subject, samples in reports
-            for metric, value, _ in samples
+            for subject, metrics, values in reports
+            for metric, value in zip(metrics, values, strict=True)
         ]
 
     def _measure(self, containers: Iterable[Container]) -> Iterator[_Said]:
@@ -188,7 +192,7 @@ class Runner:
             passing.append(bearer)
             # The next life's COUNTERs are not to be held against the last one's.
             subject = bearer.subject(tags) if tags else bearer.plain
-            said.append((container, [(subject, [(metric, value, tags)])]))
+            said.append((container, [(subject, (metric,), (value,))]))
         return said
 
     def _new_bearer(self, target: Target | None, *, of_namespace: bool) -> Bearer:
@@ -215,18 +219,19 @@ class Runner:
         kept: list[_Said] = []
         for container, reports in said:
             single: list[Report] = []
-            for subject, samples in reports:
+            for report in reports:
+                subject, metrics, _ = report
                 if subject not in shared:
-                    single.append((subject, samples))
+                    single.append(report)
                     continue
-                for sample in samples:
-                    if (subject, sample[0]) in seen:
-                        self._stat.count("records.invalid", "duplicate")
-                        text = "a second container has the same endpoint and tags"
-                        self._complain("duplicate", subject.tags, text)
-                        continue
-                    seen.add((subject, sample[0]))
-                    single.append((subject, [sample]))
+                first = [at for at, metric in enumerate(metrics) if (subject, metric) not in seen]
+                seen |= {(subject, metric) for metric in metrics}
+                if len(first) < len(metrics):
+                    self._stat.count("records.invalid", "duplicate", len(metrics) - len(first))
+                    text = "a second container has the same endpoint and tags"
+                    self._complain("duplicate", subject.tags, text)
+                if first:
+                    single.append(part_of(report, first))
             kept.append((container, single))
         return kept
 
@@ -312,37 +317,42 @@ class Runner:
         return True
 
 
-def _reports(bearer: Bearer, samples: list[Sample]) -> list[Report]:
+def _reports(bearer: Bearer, samples: Sequence[Sample]) -> list[Report]:
     """The samples of one target by subject, less the COUNTERs that fell since the last: a restart, not a rate."""
-    for metric, _, tags in samples:
-        if tags or metric.is_counter:
-            return _sorted_out(bearer, samples)
-    return [(bearer.plain, samples)] if samples else []
+    if not samples:
+        return []
+    metrics, values, tags = zip(*samples)  # noqa: B905  triples, all of them
+    own: Tags = tags[0]
+    if tags.count(own) != len(tags):  # those of one interface or mount come together
+        return [one for _, group in groupby(samples, _TAGS) for one in _reports(bearer, list(group))]
+    report = (bearer.subject(own) if own else bearer.plain), metrics, values
+    fallen = _fallen(report)
+    if not fallen:
+        return [report]
+    kept = [at for at in range(len(metrics)) if at not in fallen]
+    return [part_of(report, kept)] if kept else []
 
 
-def _sorted_out(bearer: Bearer, samples: list[Sample]) -> list[Report]:
-    reports: list[Report] = []
-    subject = bearer.plain
-    counters = subject.counters
-    of: Tags = ()
-    start = 0  # of what is not in a report yet
-    for at, (metric, value, tags) in enumerate(samples):
-        if tags is not of:  # those of one interface or mount have one object, and come together
-            if start < at:
-                reports.append((subject, samples[start:at]))
-            start, of = at, tags
-            subject = bearer.subject(tags) if tags else bearer.plain
-            counters = subject.counters
-        if metric.is_counter:
-            last = counters.get(metric)
-            counters[metric] = value
-            if last is not None and value < last:
-                if start < at:
-                    reports.append((subject, samples[start:at]))
-                start = at + 1
-    if start < len(samples):
-        reports.append((subject, samples[start:] if start else samples))
-    return reports
+def _fallen(report: Report) -> Sequence[int]:
+    """The places of the COUNTERs that are less than they were in the last report about the subject."""
+    subject, metrics, values = report
+    places, counters = _counters(metrics)
+    if not places:
+        return ()
+    now = values if len(places) == len(values) else [values[at] for at in places]
+    before = list(map(subject.counters.get, counters, now))
+    subject.counters.update(zip(counters, now, strict=True))
+    # None has, nearly always: so they are not looked at one by one.
+    if not any(map(gt, before, now)):
+        return ()
+    return [at for at, last, value in zip(places, before, now, strict=True) if last > value]
+
+
+@lru_cache(maxsize=1024)
+def _counters(metrics: tuple[Metric, ...]) -> tuple[tuple[int, ...], tuple[Metric, ...]]:
+    """The places of those that are COUNTERs, and these."""
+    places = tuple(at for at, metric in enumerate(metrics) if metric.is_counter)
+    return places, tuple(metrics[at] for at in places)
 
 
 def namespace_owners(targets: Iterable[Target]) -> list[Target]:

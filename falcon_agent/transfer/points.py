@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from falcon_agent.metric import record_of
+from falcon_agent.metric import part_of, record_of
 from falcon_agent.transfer.contract import room_for_metric, takes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from falcon_agent.metric import Metric, Report, Sample, Subject
+    from falcon_agent.metric import Metric, Report, Subject
     from falcon_agent.selfstat import SelfStat
 
 _USUAL_SIZE = 64
@@ -179,19 +179,19 @@ class PointMaker:
         abouts: dict[Subject, _About] = {}
         proven: dict[tuple[Metric, ...], _Layout] = {}
         sheet = _Sheet()
-        for subject, samples in reports:
+        for report in reports:
+            subject, metrics, values = report
             about = abouts[subject] = self._abouts.get(subject) or _about(subject)
-            metrics, values, _ = zip(*samples)  # noqa: B905  triples all
             layout = proven.get(metrics) if about.usual else None
             text = _plain(values, layout) if layout is not None else None
             if layout is None or text is None:
-                good = self._storable(subject, samples, step, timestamp)
+                good = self._storable(report, step, timestamp)
                 if not good:
                     continue
-                whole = len(good) == len(samples)
-                metrics, values, _ = zip(*good)  # noqa: B905
+                if len(good) < len(values):
+                    _, metrics, values = part_of(report, good)
                 layout = self._layouts.get(metrics) or _layout(metrics)
-                if whole and layout.usual:
+                if values is report[2] and layout.usual:
                     proven[metrics] = layout
                 text = orjson.dumps(values)
             count = len(values)
@@ -208,14 +208,13 @@ class PointMaker:
             yield sheet.points(step, timestamp)
         self._abouts, self._layouts = abouts, proven
 
-    def _storable(
-        self, subject: Subject, samples: Sequence[Sample], step: int, timestamp: int
-    ) -> Sequence[Sample]:
-        """Those that the contract takes; the others are counted."""
+    def _storable(self, report: Report, step: int, timestamp: int) -> list[int]:
+        """The places of the values that the contract takes; the others are counted."""
+        subject, metrics, values = report
         return [
-            sample
-            for sample in samples
-            if takes(record_of(subject, sample[0], sample[1], step, timestamp), self._stat)
+            at
+            for at, (metric, value) in enumerate(zip(metrics, values, strict=True))
+            if takes(record_of(subject, metric, value, step, timestamp), self._stat)
         ]
 
     def _parts(

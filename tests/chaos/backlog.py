@@ -39,7 +39,7 @@ def main(address: str, directory: str, series: int, cycles: int, pace: float) ->
     sender = Sender(make_transport([address], 5.0), queue, stat, backoff=(0.1, 0.5), pace=pace)
     live = int(time.time()) // STEP * STEP
     subjects = [Subject("backlog", f"name=c{number}") for number in range(series)]
-    reports: list[Report] = [(subject, [(_LOAD, number, ())]) for number, subject in enumerate(subjects)]
+    reports: list[Report] = [(subject, (_LOAD,), (number,)) for number, subject in enumerate(subjects)]
     sender.start()
     for number in range(cycles):
         outbox.put(reports, STEP, live - (cycles - number) * STEP)

@@ -242,8 +242,8 @@ def test_reports_are_the_records_of_a_cycle() -> None:
     reports = made.reports([container()])
     assert [
         record_of(subject, metric, value, 60, NOW)
-        for subject, samples in reports
-        for metric, value, _ in samples
+        for subject, metrics, values in reports
+        for metric, value in zip(metrics, values, strict=True)
     ] == records
 
 
@@ -265,22 +265,21 @@ def test_samples_of_one_subject_are_one_report_and_a_counter_that_fell_is_in_non
     made = runner(Scripted("a", collect))
     said = [
         [
-            (subject.tags, [(metric.name.rpartition(".")[2], value) for metric, value, _ in samples])
-            for subject, samples in made.reports([container()])
+            (subject.tags, [metric.name.rpartition(".")[2] for metric in metrics], values)
+            for subject, metrics, values in made.reports([container()])
         ]
         for _ in range(2)
     ]
     assert said == [
         [
-            ("name=web", [("gauge", 0)]),
-            ("iface=eth0,name=web", [("counter", 7), ("other", 1), ("gauge", 9)]),
-            ("iface=eth1,name=web", [("counter", 9)]),
+            ("name=web", ["gauge"], (0,)),
+            ("iface=eth0,name=web", ["counter", "other", "gauge"], (7, 1, 9)),
+            ("iface=eth1,name=web", ["counter"], (9,)),
         ],
         [
-            ("name=web", [("gauge", 0)]),
-            ("iface=eth0,name=web", [("counter", 8)]),
-            ("iface=eth0,name=web", [("gauge", 10)]),
-            ("iface=eth1,name=web", [("counter", 10)]),
+            ("name=web", ["gauge"], (0,)),
+            ("iface=eth0,name=web", ["counter", "gauge"], (8, 10)),
+            ("iface=eth1,name=web", ["counter"], (10,)),
         ],
     ]
 

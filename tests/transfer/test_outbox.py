@@ -21,9 +21,8 @@ def subject(number: int = 0) -> Subject:
 
 def test_good_samples_are_queued_in_batches_and_bad_ones_counted(tmp_path: Path) -> None:
     stat = SelfStat()
-    samples = [(M, value, ()) for value in (1, float("nan"), 2, 3)]
     with spool(tmp_path) as made:
-        Outbox(made, 2, stat).put([(subject(), samples)], 60, AT)
+        Outbox(made, 2, stat).put([(subject(), (M,) * 4, (1, float("nan"), 2, 3))], 60, AT)
         queue = made.queue("default")
         assert queue.records == 3
         batch = queue.peek()
@@ -35,7 +34,7 @@ def test_good_samples_are_queued_in_batches_and_bad_ones_counted(tmp_path: Path)
 
 def test_bodies_stay_below_a_megabyte(tmp_path: Path) -> None:
     with spool(tmp_path) as made:
-        reports = [(subject(number), [(M, 1, ())]) for number in range(20_000)]
+        reports = [(subject(number), (M,), (1,)) for number in range(20_000)]
         Outbox(made, 50_000, SelfStat()).put(reports, 60, AT)
         queue = made.queue("default")
         total = 0

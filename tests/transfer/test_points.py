@@ -17,7 +17,7 @@ from falcon_agent.transfer.contract import refusal
 from falcon_agent.transfer.points import PointMaker, body_of_points
 
 if TYPE_CHECKING:
-    from falcon_agent.metric import Report, Sample
+    from falcon_agent.metric import Report
 
 NOW = 1795161720
 GAUGE = Metric("container.mem.rss", "GAUGE", "bytes", "", "")
@@ -41,11 +41,15 @@ def bodies(
     return found
 
 
+def report(subject: Subject, said: list[tuple[Metric, Any]]) -> Report:
+    return subject, tuple(metric for metric, _ in said), tuple(value for _, value in said)
+
+
 def items(
     made: PointMaker, points: list[tuple[Subject, Metric, Any]], step: int = 60, at: int = NOW
 ) -> list[dict[str, Any]]:
     """Of one report for each point."""
-    reports: list[Report] = [(subject, [(metric, value, ())]) for subject, metric, value in points]
+    reports: list[Report] = [(subject, (metric,), (value,)) for subject, metric, value in points]
     return [item for body in bodies(made, reports, step, at) for item in body]
 
 
@@ -104,16 +108,16 @@ def test_they_are_what_the_contract_takes_and_nothing_else(
     points: list[tuple[Subject, Metric, Any]], together: str, when: tuple[int, int]
 ) -> None:
     stat, made = SelfStat(), maker()
-    reports: list[Report] = [(subject, [(metric, value, ())]) for subject, metric, value in points]
+    reports: list[Report] = [(subject, (metric,), (value,)) for subject, metric, value in points]
     if together:
-        by_subject: dict[Subject, list[Sample]] = {}
+        by_subject: dict[Subject, list[tuple[Metric, Any]]] = {}
         for subject, metric, value in points:
-            by_subject.setdefault(subject, []).append((metric, value, ()))
-        reports = list(by_subject.items())
+            by_subject.setdefault(subject, []).append((metric, value))
+        reports = [report(subject, said) for subject, said in by_subject.items()]
     records = [
         record_of(subject, metric, value, *when)
-        for subject, samples in reports
-        for metric, value, _ in samples
+        for subject, metrics, values in reports
+        for metric, value in zip(metrics, values, strict=True)
     ]
     taken = [one for one in records if refusal(one) is None]
     for _ in range(2):  # with what it remembers too
@@ -147,9 +151,9 @@ def test_what_cannot_be_stored_is_counted(metric: Metric, value: float, reason: 
 @pytest.mark.parametrize("bad", [nan, inf, -1, 2**63, 0.5, True, None, "1", [1]])
 def test_a_bad_value_takes_none_of_its_neighbours_along(bad: Any) -> None:
     stat = SelfStat()
-    good: list[Sample] = [(GAUGE, 1, ()), (COUNTER, 2, ()), (OTHER, 0.5, ())]
-    mixed: list[Sample] = [(GAUGE, 3, ()), (COUNTER, bad, ()), (OTHER, 4.5, ())]
-    (body,) = bodies(maker(stat), [(WEB, good), (WEB, mixed), (WEB, good)])
+    metrics = (GAUGE, COUNTER, OTHER)
+    said = [(1, 2, 0.5), (3, bad, 4.5), (1, 2, 0.5)]
+    (body,) = bodies(maker(stat), [(WEB, metrics, values) for values in said])
     assert [item["value"] for item in body] == [1, 2, 0.5, 3, 4.5, 1, 2, 0.5]
     assert stat.total("records.invalid") == 1
 
@@ -170,14 +174,13 @@ def test_nothing_is_kept_of_what_fell_silent() -> None:
 
 
 def test_reports_stay_together_where_they_have_room() -> None:
-    both: list[Sample] = [(GAUGE, 1, ()), (COUNTER, 2, ())]
-    found = bodies(maker(batch_size=5), [*[(WEB, both)] * 4, (WEB, both[:1])])
+    found = bodies(maker(batch_size=5), [*[(WEB, (GAUGE, COUNTER), (1, 2))] * 4, (WEB, (GAUGE,), (1,))])
     assert [len(body) for body in found] == [4, 5]
 
 
 def test_a_report_that_is_longer_than_a_batch_is_divided() -> None:
-    report: list[Sample] = [(GAUGE, number, ()) for number in range(7)]
-    found = bodies(maker(batch_size=2), [(WEB, report[:1]), (WEB, report), (WEB, report[:1])])
+    short: Report = WEB, (GAUGE,), (0,)
+    found = bodies(maker(batch_size=2), [short, (WEB, (GAUGE,) * 7, tuple(range(7))), short])
     assert all(len(body) <= 2 for body in found)
     assert [item["value"] for body in found for item in body] == [0, *range(7), 0]
 
@@ -187,17 +190,17 @@ def test_a_report_that_is_longer_than_a_batch_is_divided() -> None:
         st.tuples(
             st.sampled_from([WEB, Subject("h", ""), Subject("容器", 'name=容器,x="\\')]),
             st.lists(
-                st.tuples(
-                    st.sampled_from([GAUGE, OTHER]), st.one_of(st.integers(), st.floats()), st.just(())
-                ),
-                min_size=1,
+                st.tuples(st.sampled_from([GAUGE, OTHER]), st.one_of(st.integers(), st.floats())), min_size=1
             ),
         )
     ),
     st.integers(1, 9),
     st.integers(1, 2000),
 )
-def test_no_body_is_longer_than_it_may_be(reports: list[Report], batch_size: int, max_bytes: int) -> None:
+def test_no_body_is_longer_than_it_may_be(
+    said: list[tuple[Subject, list[tuple[Metric, int | float]]]], batch_size: int, max_bytes: int
+) -> None:
+    reports = [report(subject, values) for subject, values in said]
     for points in maker(batch_size=batch_size, max_bytes=max_bytes).points(reports, 60, NOW):
         assert points.count <= batch_size
         body = body_of_points(points.document)
@@ -207,8 +210,7 @@ def test_no_body_is_longer_than_it_may_be(reports: list[Report], batch_size: int
 
 def test_a_document_says_each_thing_once() -> None:
     reports: list[Report] = [
-        (Subject("host-1", f"name=c{number}"), [(GAUGE, number, ()), (COUNTER, 5, ())])
-        for number in range(100)
+        (Subject("host-1", f"name=c{number}"), (GAUGE, COUNTER), (number, 5)) for number in range(100)
     ]
     (points,) = maker().points(reports, 60, NOW)
     assert points.document.count(GAUGE.name.encode()) == 1
