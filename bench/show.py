@@ -101,12 +101,6 @@ def goals_table(figures: Figures) -> str:
     """Each goal, what was measured, and the limit."""
     quiet, connected, daemon = figures["quiet"], figures["connected"], figures["daemon"]
 
-    def ms(of: Figures, name: str) -> float:
-        return median_ms(of["cpu_ns"][name])
-
-    # What the others take for each container is what those with connections take beside their dumps.
-    others = ms(connected, "agent.unconnected") * connected["containers"] / connected["unconnected"]
-    dumps = ms(connected, "agent.sockets") - others
     sizes = figures["linear"]["sizes"]
     per = [median_ms(figures["linear"]["cpu_ns"][str(size)]) / size for size in sizes]
     busy = median(
@@ -119,8 +113,8 @@ def goals_table(figures: Figures) -> str:
             f"{_to_floor(quiet, 'agent'):.2f}",
             "1.0 (0.6)",
         ),
-        ("socket dumps / C entering and dumping", f"{dumps / ms(connected, 'floor.dumps'):.2f}", "1.3"),
-        ("socket dumps / C by sockets kept inside", f"{dumps / ms(connected, 'floor.held'):.2f}", ""),
+        ("socket dumps / C entering and dumping", f"{_dumps_to(connected, 'floor.dumps'):.2f}", "1.3"),
+        ("socket dumps / C by sockets kept inside", f"{_dumps_to(connected, 'floor.held'):.2f}", ""),
         (
             "cycle with connections / C floor of the files; a 20th of cAdvisor with TCP",
             f"{_to_floor(connected, 'agent'):.2f}",
@@ -158,6 +152,20 @@ def _to_floor(figures: Figures, name: str) -> float:
     """CPU of a pass as a multiple of the floor's, the median over the rounds: processors have phases of seconds."""
     cpu = figures["cpu_ns"]
     ratio: float = median(one / floor for one, floor in zip(cpu[name], cpu["floor.files"], strict=True))
+    return ratio
+
+
+def _dumps_to(figures: Figures, name: str) -> float:
+    """CPU of the agent's dumps as a multiple of the same dumps by a pass in C; likewise.
+
+    What the others take for each container is what those with connections take beside their dumps.
+    """
+    cpu = figures["cpu_ns"]
+    more = figures["containers"] / figures["unconnected"]
+    ratio: float = median(
+        (one - others * more) / floor
+        for one, others, floor in zip(cpu["agent.sockets"], cpu["agent.unconnected"], cpu[name], strict=True)
+    )
     return ratio
 
 
