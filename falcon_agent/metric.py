@@ -73,12 +73,12 @@ class Subject:
     Attributes:
         endpoint: usually the host.
         tags: `key=value` pairs, sorted by key, joined by commas.
-        counters: what each COUNTER about it was when it was measured last.
+        counted: the last values of metrics among which there are COUNTERs; none of these is in two of them.
     """
 
     endpoint: str
     tags: str
-    counters: dict[Metric, int | float] = field(default_factory=dict)
+    counted: dict[tuple[Metric, ...], tuple[int | float, ...]] = field(default_factory=dict)
 
 
 Sample: TypeAlias = tuple[Metric, int | float, Tags]

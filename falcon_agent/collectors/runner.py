@@ -336,23 +336,35 @@ def _reports(bearer: Bearer, samples: Sequence[Sample]) -> list[Report]:
 def _fallen(report: Report) -> Sequence[int]:
     """The places of the COUNTERs that are less than they were in the last report about the subject."""
     subject, metrics, values = report
-    places, counters = _counters(metrics)
+    places = _counters(metrics)
     if not places:
         return ()
-    now = values if len(places) == len(values) else [values[at] for at in places]
-    before = list(map(subject.counters.get, counters, now))
-    subject.counters.update(zip(counters, now, strict=True))
+    before = subject.counted.get(metrics) or _counted(report, places)
+    subject.counted[metrics] = values
     # None has, nearly always: so they are not looked at one by one.
-    if not any(map(gt, before, now)):
+    if len(places) == len(values) and not any(map(gt, before, values)):
         return ()
-    return [at for at, last, value in zip(places, before, now, strict=True) if last > value]
+    return [at for at in places if before[at] > values[at]]
+
+
+def _counted(report: Report, places: Sequence[int]) -> tuple[int | float, ...]:
+    """The last values of the COUNTERs where these came with other metrics, from whom they are taken away."""
+    subject, metrics, values = report
+    before = dict(zip(metrics, values, strict=True))
+    for others, last in list(subject.counted.items()):
+        if any(metrics[at] in others for at in places):
+            before.update(zip(others, last, strict=True))
+            del subject.counted[others]
+            if rest := [at for at, one in enumerate(others) if one.is_counter and one not in metrics]:
+                _, left, values_left = part_of((subject, others, last), rest)
+                subject.counted[left] = values_left
+    return tuple([before[metric] for metric in metrics])
 
 
 @lru_cache(maxsize=1024)
-def _counters(metrics: tuple[Metric, ...]) -> tuple[tuple[int, ...], tuple[Metric, ...]]:
-    """The places of those that are COUNTERs, and these."""
-    places = tuple(at for at, metric in enumerate(metrics) if metric.is_counter)
-    return places, tuple(metrics[at] for at in places)
+def _counters(metrics: tuple[Metric, ...]) -> tuple[int, ...]:
+    """The places of those that are COUNTERs."""
+    return tuple(at for at, metric in enumerate(metrics) if metric.is_counter)
 
 
 def namespace_owners(targets: Iterable[Target]) -> list[Target]:

@@ -284,6 +284,34 @@ def test_samples_of_one_subject_are_one_report_and_a_counter_that_fell_is_in_non
     ]
 
 
+def test_a_counter_that_fell_is_found_among_whatever_metrics_it_comes() -> None:
+    other = Metric("container.test.other", "COUNTER", "1", "", "")
+    cycles: list[list[tuple[Metric, int]]] = [
+        [(COUNTER, 5), (other, 5)],
+        [(COUNTER, 6)],
+        [(GAUGE, 0), (other, 4)],  # fell
+        [(COUNTER, 7), (other, 5), (GAUGE, 1)],
+        [(other, 4), (COUNTER, 6)],  # both did
+        [(GAUGE, 0), (COUNTER, 5)],  # fell
+        [(COUNTER, 5), (other, 4)],
+    ]
+    script = iter(cycles)
+    made = runner(Scripted("a", lambda _: [(metric, value, ()) for metric, value in next(script)]))
+    said = [records_of(made, [container()], NOW) for _ in cycles]
+    assert [[record.value for record in records] for records in said] == [
+        [5, 5],
+        [6],
+        [0],
+        [7, 5, 1],
+        [],
+        [0],
+        [5, 4],
+    ]
+    assert len(made._subjects._known) == 1
+    (subject,) = made._subjects._known.values()
+    assert len(subject.counted) == 1
+
+
 def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen[bytes]) -> None:
     collector = Scripted("a", one(GAUGE, 1))
     made = runner(collector)
