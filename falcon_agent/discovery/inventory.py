@@ -110,8 +110,7 @@ class Inventory:
 
         def runs(container: Container) -> bool | None:
             # Of what is not measured anyway the events and the looks tell the end soon enough.
-            found = still_runs(container)
-            return True if found is None and container.key in self._not_chosen else found
+            return True if container.key in self._not_chosen else still_runs(container)
 
         known = self._known(runs if self._not_chosen else still_runs).containers
         if known is not self._chosen_from:

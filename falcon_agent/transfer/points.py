@@ -100,10 +100,10 @@ class _About:
 
 @dataclass(slots=True, eq=False)
 class _Layout:
-    """How the metrics of a report are written.
+    """How the metrics of a report are written, all of which the contract takes.
 
     Attributes:
-        text: of them all; empty if one of them can never be said.
+        text: of them all.
         size: bytes that the items take, but for what their subject takes.
         counters: places of those whose values must be whole.
         usual: whether all names are of usual length.
@@ -191,7 +191,7 @@ class PointMaker:
                 if len(good) < len(values):
                     _, metrics, values = part_of(report, good)
                 layout = self._layouts.get(metrics) or _layout(metrics)
-                if values is report[2] and layout.usual:
+                if layout.usual:
                     proven[metrics] = layout
                 text = orjson.dumps(values)
             count = len(values)
@@ -259,14 +259,10 @@ def _about(subject: Subject) -> _About:
 
 
 def _layout(metrics: tuple[Metric, ...]) -> _Layout:
-    kinds = [(metric.name, metric.counter_type) for metric in metrics]
-    try:
-        text = orjson.dumps(kinds)
-    except TypeError:  # no UTF-8, which the contract does not take either
-        return _Layout(b"", 0, (), usual=False)
+    text = orjson.dumps([(metric.name, metric.counter_type) for metric in metrics])
     return _Layout(
         text,
         len(text) + len(metrics) * _HEAD_SIZE,
         tuple(at for at, metric in enumerate(metrics) if metric.is_counter),
-        usual=all(len(name.encode()) <= _USUAL_SIZE for name, _ in kinds),
+        usual=all(len(metric.name.encode()) <= _USUAL_SIZE for metric in metrics),
     )

@@ -183,10 +183,10 @@ def test_a_restarted_container_under_the_same_name_is_the_same_counter(
 
 def test_the_second_record_of_a_series_is_left_out_and_counted(sleeper: subprocess.Popen[bytes]) -> None:
     stat = SelfStat()
-    made = runner(Scripted("a", one(GAUGE, 1)), stat=stat)
+    made = runner(Scripted("a", lambda _: [(GAUGE, 1, ()), (COUNTER, 2, ())]), stat=stat)
     records = records_of(made, [container("web 1"), container("web_1", pid=sleeper.pid)], NOW)
-    assert len(records) == 1
-    assert stat.reasons("records.invalid") == {"duplicate": 1}
+    assert [record.value for record in records] == [1, 2]
+    assert stat.reasons("records.invalid") == {"duplicate": 2}
 
 
 def test_a_name_that_two_bear_is_reported_once_and_afterwards_by_the_other(

@@ -165,6 +165,26 @@ def test_a_value_is_the_number_that_was_measured(value: float) -> None:
         assert str(made["value"]) == str(value)
 
 
+def test_a_long_name_is_refused_where_there_is_no_room_for_it() -> None:
+    long = Metric("container.test." + "m" * 100, "GAUGE", "", "", "")
+    roomy, crowded = WEB, Subject("host-1", "name=" + "n" * 160)
+    stat = SelfStat()
+    found = items(maker(stat), [(one, metric, 1) for one in (roomy, crowded) for metric in (long, GAUGE)])
+    assert [(item["metric"], item["tags"]) for item in found] == [
+        (long.name, roomy.tags),
+        (GAUGE.name, roomy.tags),
+        (GAUGE.name, crowded.tags),
+    ]
+    assert stat.reasons("records.invalid") == {"too_long": 1}
+
+
+def test_a_name_that_is_no_text_takes_none_of_its_neighbours_along() -> None:
+    report: Report = WEB, (GAUGE, Metric("m\udc80", "GAUGE", "", "", ""), OTHER), (1, 2, 3)
+    for _ in range(2):
+        (body,) = bodies(maker(), [report, report])
+        assert [item["value"] for item in body] == [1, 3, 1, 3]
+
+
 def test_nothing_is_kept_of_what_fell_silent() -> None:
     made = maker()
     items(made, [(WEB, GAUGE, 1), (Subject("host-1", "name=db"), COUNTER, 1)])
