@@ -221,9 +221,13 @@ class Agent:
             lambda: stat.count("collect.skipped"),
         )
 
-    def start(self) -> None:
-        """Find the containers, report at once what needs no history, and go on at every step."""
-        self._inventory.start()
+    def start(self, *, whole: bool = False) -> None:
+        """Find the containers, report at once what needs no history, and go on at every step.
+
+        Args:
+            whole: as of `Inventory.start`: for an agent that reported them all a moment ago.
+        """
+        self._inventory.start(whole=whole)
         for sender in self._senders.values():
             sender.start()
         if self._heartbeat is not None:
@@ -288,7 +292,7 @@ class Agent:
             self._assemble(settings, transports, inventory, runner, {} if elsewhere else unfinished)
         finally:
             self._cycle_lock.release()
-        self.start()
+        self.start(whole=True)
         # The old parts refer to each other, and hold threads and descriptors until they are collected.
         gc.collect()
 

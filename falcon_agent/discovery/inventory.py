@@ -27,6 +27,8 @@ FIRST_LOOK_SECONDS = 10.0
 """How long `start` waits for runtimes that take their time to answer."""
 PROBE_SECONDS = 3.0
 """Between two looks whether a runtime has come that was not there."""
+LATER_SECONDS = 1.0
+"""From the end of a start that was not to wait for the cgroup tree to the first look at it."""
 HOLD_SECONDS = 60.0
 """How long a container that only the cgroup tree shows is held back: the runtime that knows its name may be about to
 tell it, and a name that changes begins new series."""
@@ -78,13 +80,20 @@ class Inventory:
         self._stopping = threading.Event()
         self._prober = threading.Thread(target=self._keep_probing, name="probe-runtimes", daemon=True)
 
-    def start(self) -> None:
-        """Begin; returns when every runtime was listed once, or failed to be, or takes too long."""
+    def start(self, *, whole: bool = True) -> None:
+        """Begin; returns when every runtime was listed once, or failed to be, or takes too long.
+
+        Args:
+            whole: if False, and a runtime tells of containers, the cgroup tree is looked at after `LATER_SECONDS` only:
+                that takes a while, and shows the same containers and those that no runtime knows.
+        """
         deadline = time.monotonic() + FIRST_LOOK_SECONDS
-        # What the tree shows may tell that there is another runtime to ask.
-        while begun := self._begin():
-            for feed in begun:
-                feed.wait(max(0.0, deadline - time.monotonic()))
+        if not whole:
+            self._wait_for(self._begin(trees=False), deadline)
+        if whole or not any(feed.containers() for _, feed in self._running()):
+            # What the tree shows may tell that there is another runtime to ask.
+            while begun := self._begin():
+                self._wait_for(begun, deadline)
         if len(self._feeds) < len(self._sources):
             self._prober.start()
 
@@ -173,14 +182,21 @@ class Inventory:
 
     # Which runtimes are there
 
-    def _begin(self) -> list[Feed]:
+    @staticmethod
+    def _wait_for(begun: Iterable[Feed], deadline: float) -> None:
+        for feed in begun:
+            feed.wait(max(0.0, deadline - time.monotonic()))
+
+    def _begin(self, *, trees: bool = True) -> list[Feed]:
         """Start to ask the runtimes that have come to be there."""
         shown = [
             container for source, feed in self._running() if source.is_tree for container in feed.containers()
         ]
         begun = []
         for number, source in enumerate(self._sources):
-            if number not in self._feeds and (source.is_there is None or source.is_there(shown)):
+            if number in self._feeds or (source.is_tree and not trees):
+                continue
+            if source.is_there is None or source.is_there(shown):
                 feed = Feed(
                     source.make(), self._resync, optional=source.is_there is not None and not source.absence
                 )
@@ -191,7 +207,11 @@ class Inventory:
         return begun
 
     def _keep_probing(self) -> None:
-        while len(self._feeds) < len(self._sources) and not self._stopping.wait(PROBE_SECONDS):
+        pause = (
+            PROBE_SECONDS if any(self._sources[number].is_tree for number in self._feeds) else LATER_SECONDS
+        )
+        while len(self._feeds) < len(self._sources) and not self._stopping.wait(pause):
+            pause = PROBE_SECONDS
             try:
                 self._begin()
             except Exception:  # the thread must outlive a bug in one source

@@ -12,7 +12,7 @@ from falcon_agent.container import LeftOut, Pod
 from falcon_agent.discovery import feed
 from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.discovery.filters import Filter
-from falcon_agent.discovery.inventory import HOST_NETWORK, Inventory
+from falcon_agent.discovery.inventory import HOST_NETWORK, LATER_SECONDS, PROBE_SECONDS, Inventory
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.errors import RuntimeUnavailableError
 from falcon_agent.selfstat import SelfStat
@@ -120,6 +120,31 @@ def test_without_any_runtime_nothing_is_known_and_nothing_is_down() -> None:
     assert inventory.snapshot() == []
     assert stat.value("runtime.up") is None
     inventory.stop()
+
+
+def test_the_tree_can_wait_where_a_runtime_tells_of_containers() -> None:
+    told, tree = Told(container("web")), Told(container("unit", os.getppid(), runtime="lxc"), name="cgroups")
+    inventory = Inventory([source(told), source(tree)], Filter(NOTHING, NOTHING), SelfStat(), LONG)
+    try:
+        started_at = time.monotonic()
+        inventory.start(whole=False)
+        assert ((told.looks, tree.looks), names(inventory)) == ((1, 0), ["web"])
+        wait_until(lambda: names(inventory) == ["unit", "web"], "the tree was looked at")
+        assert LATER_SECONDS <= time.monotonic() - started_at < PROBE_SECONDS
+    finally:
+        inventory.stop()
+
+
+@pytest.mark.parametrize("containers", [[], None])
+def test_the_tree_does_not_wait_where_no_runtime_does(containers: list[Container] | None) -> None:
+    told, tree = Told(*(containers or [])), Told(container("unit"), name="cgroups")
+    told.error = RuntimeUnavailableError("cannot use it") if containers is None else None
+    inventory = Inventory([source(told), source(tree)], Filter(NOTHING, NOTHING), SelfStat(), LONG)
+    try:
+        inventory.start(whole=False)
+        assert tree.looks == 1
+    finally:
+        inventory.stop()
 
 
 def test_a_runtime_that_fails_keeps_what_is_known() -> None:
