@@ -151,7 +151,7 @@ def _configuration(
     whole: dict[str, Mapping[str, object]] = {
         "transfer": {"addresses": [f"http://127.0.0.1:{port}/api/push"]},
         "spool": {"directory": str(directory / "spool")},
-        "discovery": {"runtimes": ["docker"], "docker": engine},
+        "discovery": {"docker": engine},
         **sections,
     }
     return settings_file(directory / "agent.toml", whole)

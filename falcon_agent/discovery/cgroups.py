@@ -46,7 +46,7 @@ class _Known:
     Attributes:
         container: as it is handed over.
         home: directory that the first process is in.
-        cgroup: its /proc/PID/cgroup.
+        cgroup: hash of its /proc/PID/cgroup, which takes a kilobyte.
         has_name: of its own; else it is called by its hostname.
         hostname: if it has none, and once that was read.
         command: name of the first process's program.
@@ -56,7 +56,7 @@ class _Known:
 
     container: Container
     home: str
-    cgroup: bytes
+    cgroup: int
     has_name: bool
     hostname: str | None
     command: bytes
@@ -259,7 +259,7 @@ class _Look:
         try:
             process = Process(self._proc, container.pid, container.starttime)
             try:
-                same = process.read("cgroup") == known.cgroup and _netns(process) == container.netns
+                same = hash(process.read("cgroup")) == known.cgroup and _netns(process) == container.netns
             finally:
                 process.close()
         except FalconAgentError:
@@ -298,7 +298,7 @@ class _Look:
         return _Known(
             container,
             home=directory if own is None or at is None else directory + at.removeprefix(own),
-            cgroup=described.content,
+            cgroup=hash(described.content),
             has_name=shape.has_name,
             hostname=hostname,
             command=command,
