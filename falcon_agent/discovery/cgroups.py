@@ -328,8 +328,9 @@ class _Look:
         for directory, known in self._known.items():
             container = known.container
             if named := given.get(container.key):
-                container = replace(container, name=named.name, pod=named.pod)
-                self._known[directory] = replace(known, container=container)
+                if (container.name, container.pod) != (named.name, named.pod):
+                    container = replace(container, name=named.name, pod=named.pod)
+                    self._known[directory] = replace(known, container=container)
             elif not known.has_name:
                 nameless[container.id] = directory
                 continue

@@ -236,9 +236,7 @@ class Feed:
         with self._lock:
             # An event may have overtaken the answer: what ended while it was made is over.
             now = {
-                one.id: self._with_ooms(one)
-                for one in found.containers
-                if one.id not in self._ended_meanwhile
+                one.id: self._as_known(one) for one in found.containers if one.id not in self._ended_meanwhile
             }
             before, self._containers = self._containers, now
             self._left_out = found.left_out
@@ -257,12 +255,17 @@ class Feed:
         self._count()
         return True
 
-    def _with_ooms(self, found: Container) -> Container:
-        """A container that was found, with what was heard of this life of it."""
-        before = self._containers.get(found.id)
+    def _as_known(self, found: Container) -> Container:
+        """A container that was found, with what was heard of this life of it; the one that is known if it is the same.
+
+        New ones in the place of all of them would lie among what a look leaves behind, and keep its memory.
+        """
+        before = known = self._containers.get(found.id)
         if before is None or before.key != found.key:
             before = self._unlisted.pop(found.id, None)
-        return replace(found, ooms=before.ooms) if before is not None else found
+        if before is not None and before.ooms != found.ooms:
+            found = replace(found, ooms=before.ooms)
+        return known if known == found and known is not None else found
 
     def _count(self) -> None:
         """Ask an engine for its figures, if anybody wants them and they are not new."""
