@@ -80,6 +80,15 @@ def test_what_is_left_out_follows_what_is_told() -> None:
         wait_until(lambda: names(inventory) == ["db", "mq"], "it is known which are there")
 
 
+def test_one_that_is_found_unchanged_stays_the_object_that_it_is() -> None:
+    told = Told(container("web"), container("db"))
+    with started(told, resync=0.05) as inventory:
+        db, web = inventory.snapshot()
+        told.found = Found([container("web", image="new"), container("db")])
+        wait_until(lambda: inventory.snapshot()[1] != web, "the image is known")
+        assert inventory.snapshot()[0] is db
+
+
 def test_nobody_looks_every_time_whether_those_run_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told(container("web"), container("noise"))
     looked_at: list[str] = []
