@@ -89,11 +89,15 @@ class Inventory:
         """
         deadline = time.monotonic() + FIRST_LOOK_SECONDS
         if not whole:
-            self._wait_for(self._begin(trees=False), deadline)
+            # A runtime that hangs is not to hold up what the tree shows.
+            self._begin(trees=False)
+            self._wait_until(time.monotonic() + LATER_SECONDS)
         if whole or not any(feed.containers() for _, feed in self._running()):
-            # What the tree shows may tell that there is another runtime to ask.
-            while begun := self._begin():
-                self._wait_for(begun, deadline)
+            begun = True
+            while begun:
+                # What the tree shows may tell that there is another runtime to ask.
+                begun = bool(self._begin())
+                self._wait_until(deadline)
         if len(self._feeds) < len(self._sources):
             self._prober.start()
 
@@ -182,9 +186,9 @@ class Inventory:
 
     # Which runtimes are there
 
-    @staticmethod
-    def _wait_for(begun: Iterable[Feed], deadline: float) -> None:
-        for feed in begun:
+    def _wait_until(self, deadline: float) -> None:
+        """Until every feed has looked once."""
+        for _, feed in self._running():
             feed.wait(max(0.0, deadline - time.monotonic()))
 
     def _begin(self, *, trees: bool = True) -> list[Feed]:

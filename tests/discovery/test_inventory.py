@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,37 @@ def test_the_tree_does_not_wait_where_no_runtime_does(containers: list[Container
         inventory.start(whole=False)
         assert tree.looks == 1
     finally:
+        inventory.stop()
+
+
+def test_the_tree_does_not_wait_for_a_runtime_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("falcon_agent.discovery.inventory.FIRST_LOOK_SECONDS", 2.0)
+    hanging, tree = (
+        Told(container("web")),
+        Told(container("unit", os.getppid(), runtime="lxc"), name="cgroups"),
+    )
+    hanging.hold.clear()
+    inventory = Inventory([source(hanging), source(tree)], Filter(NOTHING, NOTHING), SelfStat(), LONG)
+    try:
+        inventory.start(whole=False)
+        assert names(inventory) == ["unit"]
+        hanging.hold.set()
+        wait_until(lambda: names(inventory) == ["unit", "web"], "it answers")
+    finally:
+        inventory.stop()
+
+
+def test_a_runtime_that_takes_its_time_is_waited_for_with_or_without_a_tree() -> None:
+    slow = Told(container("web"))
+    slow.hold.clear()
+    inventory = Inventory([source(slow)], Filter(NOTHING, NOTHING), SelfStat(), LONG)
+    timer = threading.Timer(1.5 * LATER_SECONDS, slow.hold.set)
+    timer.start()
+    try:
+        inventory.start(whole=False)
+        assert names(inventory) == ["web"]
+    finally:
+        timer.join()
         inventory.stop()
 
 
