@@ -169,13 +169,14 @@ class Runner:
             try:
                 found = collector.collect(target)
                 samples = found if isinstance(found, list) else list(found)
+                bearer = bearers.get(target) or self._new_bearer(target, of_namespace=of_namespace)
+                reports = _reports(bearer, samples)
             except GoneError:
                 continue
             except Exception as error:  # noqa: BLE001  the same
                 self._failed(collector, target, error)
                 continue
-            bearer = bearers.get(target) or self._new_bearer(target, of_namespace=of_namespace)
-            said.append((target.container if target else None, _reports(bearer, samples)))
+            said.append((target.container if target else None, reports))
         self._stat.set("collect.cpu", (time.thread_time() - started) * 1000, collector.name)
         return said
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import subprocess
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -310,6 +310,14 @@ def test_a_counter_that_fell_is_found_among_whatever_metrics_it_comes() -> None:
     assert len(made._subjects._known) == 1
     (subject,) = made._subjects._known.values()
     assert len(subject.counted) == 1
+
+
+def test_a_counter_that_is_no_number_ends_nothing_else() -> None:
+    stat = SelfStat()
+    bad: Any = None
+    made = runner(Scripted("a", one(COUNTER, bad)), Scripted("b", one(GAUGE, 1)), stat=stat)
+    assert [record.value for record in records_of(made, [container()], NOW)] == [1]
+    assert stat.reasons("collect.failed") == {"a": 1}
 
 
 def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen[bytes]) -> None:
