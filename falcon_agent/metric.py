@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -88,6 +89,12 @@ Sample: TypeAlias = tuple[Metric, int | float, Tags]
 Report: TypeAlias = tuple[Subject, tuple[Metric, ...], tuple[int | float, ...]]
 """What was measured of a subject in a cycle: at least one metric, and the value of each. The subject's tags hold those
 of the samples; with step and timestamp each value is a record."""
+
+
+@lru_cache(maxsize=1024)
+def counter_places(metrics: tuple[Metric, ...]) -> tuple[int, ...]:
+    """The places of those that are COUNTERs."""
+    return tuple(at for at, metric in enumerate(metrics) if metric.is_counter)
 
 
 def part_of(report: Report, places: Sequence[int]) -> Report:

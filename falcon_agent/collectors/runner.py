@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import lru_cache
 from itertools import groupby
 from operator import gt, itemgetter
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,7 +12,7 @@ from falcon_agent.cgroupfs import Cgroup
 from falcon_agent.collectors.base import Target, TellsOfEnded
 from falcon_agent.collectors.subjects import Bearer, Subjects
 from falcon_agent.errors import FalconAgentError, GoneError
-from falcon_agent.metric import part_of, record_of
+from falcon_agent.metric import counter_places, part_of, record_of
 from falcon_agent.procfs.process import Process
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from falcon_agent.collectors.base import Collector, Scope
     from falcon_agent.collectors.subjects import Naming
     from falcon_agent.container import Container
-    from falcon_agent.metric import Metric, Record, Report, Sample, Tags
+    from falcon_agent.metric import Record, Report, Sample, Tags
     from falcon_agent.procfs.endings import Endings
     from falcon_agent.selfstat import SelfStat
 
@@ -337,7 +336,7 @@ def _reports(bearer: Bearer, samples: Sequence[Sample]) -> list[Report]:
 def _fallen(report: Report) -> Sequence[int]:
     """The places of the COUNTERs that are less than they were in the last report about the subject."""
     subject, metrics, values = report
-    places = _counters(metrics)
+    places = counter_places(metrics)
     if not places:
         return ()
     before = subject.counted.get(metrics) or _counted(report, places)
@@ -360,12 +359,6 @@ def _counted(report: Report, places: Sequence[int]) -> tuple[int | float, ...]:
                 _, left, values_left = part_of((subject, others, last), rest)
                 subject.counted[left] = values_left
     return tuple([before[metric] for metric in metrics])
-
-
-@lru_cache(maxsize=1024)
-def _counters(metrics: tuple[Metric, ...]) -> tuple[int, ...]:
-    """The places of those that are COUNTERs."""
-    return tuple(at for at, metric in enumerate(metrics) if metric.is_counter)
 
 
 def namespace_owners(targets: Iterable[Target]) -> list[Target]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from falcon_agent.metric import part_of, record_of
+from falcon_agent.metric import counter_places, part_of, record_of
 from falcon_agent.transfer.contract import room_for_metric, takes
 
 if TYPE_CHECKING:
@@ -263,6 +263,6 @@ def _layout(metrics: tuple[Metric, ...]) -> _Layout:
     return _Layout(
         text,
         len(text) + len(metrics) * _HEAD_SIZE,
-        tuple(at for at, metric in enumerate(metrics) if metric.is_counter),
+        counter_places(metrics),
         usual=all(len(metric.name.encode()) <= _USUAL_SIZE for metric in metrics),
     )

@@ -28,10 +28,10 @@ _END = b"\x03\x00"
 
 
 class Packer:
-    """Packs bodies one after the other, to be used for a cycle and let go.
+    """Packs what rows hold, one after the other, to be used for a cycle and let go.
 
-    A compressor takes 160 KiB, which has to be had and cleared for each one. Here all bodies share one, which is told
-    to forget after each what it has seen.
+    A compressor takes 160 KiB, which has to be had and cleared for each one. Here all rows share one, which is told to
+    forget after each what it has seen.
     """
 
     def __init__(self) -> None:
