@@ -40,8 +40,9 @@ bench: setup ## what a cycle costs against a C program that reads the same files
 
 CYCLES ?= 1000
 STEP ?= 1
-bench-soak: setup ## memory of the daemon over CYCLES=1000, STEP=1 seconds apart, with CONTAINERS=300
-	@$(BIN)/python -m bench.soak --cycles $(CYCLES) --step $(STEP) --containers $(CONTAINERS)
+REPLACE ?= 0
+bench-soak: setup ## memory of the daemon over CYCLES=1000, STEP=1 seconds apart, with CONTAINERS=300, REPLACE=0 a minute
+	@$(BIN)/python -m bench.soak --cycles $(CYCLES) --step $(STEP) --containers $(CONTAINERS) --replace $(REPLACE)
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -81,7 +82,32 @@ class Bed:
         for pid in pids:
             wait_until(partial(_is_connected, pid), f"process {pid} has its connections")
 
+    @contextlib.contextmanager
+    def replacing(self, per_minute: float) -> Iterator[None]:
+        """For the block, let the oldest container go and start a new one, so many times a minute; 0 is never.
+
+        Raises:
+            EngineError: the engine refused, at the end of the block.
+        """
+        ended = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            replaced = pool.submit(self._replace, 60 / per_minute, ended) if per_minute else None
+            try:
+                yield
+            finally:
+                ended.set()
+            if replaced is not None:
+                replaced.result()
+
+    def _replace(self, pause: float, ended: threading.Event) -> None:
+        index = self.containers
+        while not ended.wait(pause):
+            self.engine.rm(*[one["Id"] for one in self._list()[-1:]])
+            _create(self.engine, index)
+            index += 1
+
     def _list(self) -> list[dict[str, Any]]:
+        """Newest first."""
         found: list[dict[str, Any]] = json.loads(self.engine.get("/containers/json"))
         return found
 

@@ -32,8 +32,13 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--step", type=int, default=1, help="seconds between two cycles")
     parser.add_argument("--containers", type=int, default=300)
+    parser.add_argument(
+        "--replace", type=float, default=0, metavar="N", help="containers that give way to new ones, a minute"
+    )
     parser.add_argument("--json", metavar="FILE", help="the samples, also as JSON")
     options = parser.parse_args()
+    if options.replace < 0:
+        parser.error(f"--replace {options.replace:g}: how many a minute is 0 or more")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples: list[dict[str, int]] = []
     code = 0
@@ -44,7 +49,10 @@ def main() -> int:
         ):
             made.connect()
             engine, netns = made.engine.url, str(made.engine.netns)
-            with daemon(engine, netns, Path(directory, "soak"), {"agent": {"step": options.step}}) as agent:
+            with (
+                daemon(engine, netns, Path(directory, "soak"), {"agent": {"step": options.step}}) as agent,
+                made.replacing(options.replace),
+            ):
                 _watch(agent, options.cycles, samples)
     except KeyboardInterrupt:
         progress("interrupted: these are the figures so far")
