@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 1.2
 """How long a stopping agent tries to deliver what is queued; the whole stop stays below 2 s."""
 
+_COLLECT_SECONDS = 600.0
+"""Between two looks for all that is in rings. Nearly nothing is left to the collector, so it does not come to look at
+what is old by itself (`allocator`)."""
 _RELOAD_SECONDS = 10.0
 _CYCLE_SECONDS = 0.3
 """How long a stopping agent waits for the cycle that is under way."""
@@ -180,6 +183,7 @@ class Agent:
         self._stat = stat
         self._cycle_ended = cycle_ended
         self._cycle_lock = threading.Lock()
+        self._collected_at = time.monotonic()
         transports, inventory = build_transports(settings), build_inventory(settings, stat)
         runner = build_runner(settings, stat, inventory)
         self._spool = build_spool(settings, transports, stat)
@@ -250,6 +254,9 @@ class Agent:
                 reports = self._gauges(reports, timestamp)
             self._outbox.put(reports, step, timestamp)
         self._cycle_ended()
+        if time.monotonic() - self._collected_at >= _COLLECT_SECONDS:
+            gc.collect()
+            self._collected_at = time.monotonic()
 
     def _gauges(self, reports: Iterable[Report], timestamp: int) -> Iterator[Report]:
         """What may be sent between two steps; nothing if an agent has reported this one already."""

@@ -25,7 +25,11 @@ of them in a ring, and with Python's 700 the collector took a tenth of the whole
 
 
 def collect_seldom() -> None:
-    """Spare cycles the garbage collector; what is not in a ring goes without it."""
+    """Spare cycles the garbage collector; what is not in a ring goes without it, and rings are not made.
+
+    An error that was kept with its frames is one, of a thousand objects and more (`errors.as_value`). Where a container
+    ended in every second, such rings took 60 MB in 1,000 cycles.
+    """
     gc.set_threshold(_YOUNG_OBJECTS)
 
 

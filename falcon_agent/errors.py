@@ -5,10 +5,12 @@ A message begins with "cannot ..." and says what could not be done, where, and w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+E = TypeVar("E", bound=BaseException)
 
 
 class FalconAgentError(Exception):
@@ -59,6 +61,18 @@ class RuntimeDeniedError(RuntimeUnavailableError):
 
 class TransferError(FalconAgentError):
     """A transfer did not take a push: unreachable, hanging, or answering something else than the contract says."""
+
+
+def as_value(error: E) -> E:
+    """An error that is to be kept or handed on: itself, without the frames that it came through.
+
+    They hold all their variables, and with these, often, whoever keeps the error: a ring, which only the garbage
+    collector can undo, and it looks seldom (`allocator`). Who raises a kept error deletes its own name of it for the
+    same reason. What nobody expected keeps its frames, which tell where the bug is.
+    """
+    if isinstance(error, FalconAgentError | OSError):
+        error.__traceback__ = error.__context__ = None
+    return error
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ from falcon_agent.selfstat import SelfStat
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from falcon_agent.config import Settings
     from tests.real.engine import Engine
     from tests.real.lxc import Lxc
 
@@ -29,26 +32,50 @@ def test_a_reload_misses_nothing_that_only_the_tree_shows(
     monkeypatch.setattr("falcon_agent.discovery.inventory.PROBE_SECONDS", LONG)
     ct = own_lxc.create("tree")
     own_lxc.start(ct)
-    settings = load(
-        None,
-        {
-            "FALCON_AGENT__AGENT__STEP": "3600",
-            "FALCON_AGENT__DISCOVERY__RUNTIMES": "docker, cgroups",
-            "FALCON_AGENT__DISCOVERY__DOCKER": docker_engine.url,
-            "FALCON_AGENT__DISCOVERY__INCLUDE__NAME": f"tree-docker, {ct}",
-            "FALCON_AGENT__SPOOL__DIRECTORY": str(tmp_path / "spool"),
-            "FALCON_AGENT__TRANSFER__ADDRESSES": "http://127.0.0.1:1",
-        },
+    wanted = settings(
+        tmp_path,
+        DISCOVERY__RUNTIMES="docker, cgroups",
+        DISCOVERY__DOCKER=docker_engine.url,
+        DISCOVERY__INCLUDE__NAME=f"tree-docker, {ct}",
     )
     with docker_engine.container("--name", "tree-docker"):
-        agent = Agent(settings, SelfStat())
+        agent = Agent(wanted, SelfStat())
         try:
             agent.start()
             assert measured(agent) == {"tree-docker"}
-            agent.reload(settings)
+            agent.reload(wanted)
             assert measured(agent) == {"tree-docker", ct}
         finally:
             agent.stop()
+
+
+def test_what_is_in_rings_goes_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ring:
+        def __init__(self) -> None:
+            self.own = self
+
+    agent = Agent(settings(tmp_path, DISCOVERY__RUNTIMES="cgroups"), SelfStat())
+    try:
+        gc.disable()
+        ring = weakref.ref(Ring())
+        agent._cycle(agent._runner)
+        assert ring() is not None
+        monkeypatch.setattr("falcon_agent.agent._COLLECT_SECONDS", 0.0)
+        agent._cycle(agent._runner)
+        assert ring() is None
+    finally:
+        gc.enable()
+        agent.stop()
+
+
+def settings(directory: Path, **more: str) -> Settings:
+    """Of an agent whose next cycle is an hour away."""
+    chosen = {
+        "AGENT__STEP": "3600",
+        "SPOOL__DIRECTORY": str(directory / "spool"),
+        "TRANSFER__ADDRESSES": "http://127.0.0.1:1",
+    }
+    return load(None, {f"FALCON_AGENT__{name}": value for name, value in {**chosen, **more}.items()})
 
 
 def measured(agent: Agent) -> set[str]:

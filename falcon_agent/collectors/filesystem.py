@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from falcon_agent.collectors.mountchoice import behind_fuse, choose, identities, is_remote, without_hosts
-from falcon_agent.errors import DeniedError, FalconAgentError, GoneError, KernelFileError
+from falcon_agent.errors import DeniedError, FalconAgentError, GoneError, KernelFileError, as_value
 from falcon_agent.kernelfile import is_recording, note, read_to_eof
 from falcon_agent.metric import Metric, Source
 from falcon_agent.namespaces.calls import Call, CallHangsError, Calls, NotCalledError
@@ -234,7 +234,7 @@ class FilesystemCollector:
                 watched.good.clear()
             watched.digest = digest
         except FalconAgentError as error:
-            watched.error = error
+            watched.error = as_value(error)
             watched.mounts = []
             size = _MOUNTINFO_BYTES
         watched.earliest = self._cycle + max(1, size // _BYTES_PER_CYCLE)
@@ -277,7 +277,10 @@ class FilesystemCollector:
             watched.reasons[""] = f"{error}{needs}"
             return
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error, watched
         for mount, answer, tag in _reported(watched):
             if is_recording():
                 _note(target, mount, answer)

@@ -132,7 +132,10 @@ class DockerRuntime:
 
     def _describe(self, item: Listed, answer: bytes | RuntimeUnavailableError) -> _Known:
         if isinstance(answer, RuntimeUnavailableError):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer
         details = parse_details(answer)
         if details.pid == 0:
             raise GoneError(f"container {item.id[:12]}", "it does not run (any more)")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from falcon_agent.errors import FalconAgentError
+from falcon_agent.errors import FalconAgentError, as_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -77,7 +77,7 @@ class _Batch(Generic[T]):
                 try:
                     outcome = call.run()
                 except Exception as error:  # noqa: BLE001  it belongs to the caller, who gets it as the outcome
-                    outcome = error
+                    outcome = as_value(error)
             with self.lock:
                 if self.given_up:
                     return False

@@ -9,7 +9,7 @@ import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from falcon_agent.errors import KernelFileError
+from falcon_agent.errors import KernelFileError, as_value
 from falcon_agent.kernelfile import read_error
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ class Namespaces:
                 ) from None
             self._settle(outcome)
         if outcome.error is not None:
-            raise outcome.error
+            try:
+                raise outcome.error
+            finally:
+                del outcome
         value: T = outcome.value
         return value
 
@@ -191,13 +194,13 @@ def _visit(kind: Kind, job: _Job, home: int) -> _Reply:
     try:
         _enter(kind, job.dir_fd, job.base, job.inode)
     except Exception as refused:  # noqa: BLE001  it belongs to the caller, who raises it
-        return _Reply(None, refused, is_home=True)
+        return _Reply(None, as_value(refused), is_home=True)
     value: Any = None
     error: BaseException | None = None
     try:
         value = job.call()
     except BaseException as raised:  # noqa: BLE001  the same; and the thread must go home in any case
-        error = raised
+        error = as_value(raised)
     return _Reply(value, error, is_home=_libc.setns(home, kind.flag) == 0)
 
 

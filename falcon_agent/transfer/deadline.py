@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from typing import TypeVar
 
+from falcon_agent.errors import as_value
+
 _Socket = TypeVar("_Socket", bound=socket.socket)
 """A plain one, or one with TLS."""
 
@@ -75,8 +77,11 @@ def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
             deadline.hurry(sock).connect(where)
         except OSError as error:
             sock.close()
-            failed = error
+            failed = as_value(error)
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
-    raise failed
+    try:
+        raise failed
+    finally:
+        del failed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from falcon_agent.errors import as_value
 from falcon_agent.transfer.delivery import EMPTY, Delivery
 from falcon_agent.transfer.failure import Rejected, Unreachable
 from falcon_agent.transfer.reply import printable
@@ -269,7 +270,7 @@ class Sender:
         except (Rejected, Unreachable) as error:
             self._queue.release(batch)
             self._failed(error)
-            return error
+            return as_value(error)
         self._bury(delivery)
         self._queue.ack(batch)
         self._delivery = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Protocol
 
+from falcon_agent.errors import as_value
 from falcon_agent.transfer.failure import Rejected, Unreachable
 from falcon_agent.transfer.httpclient import HttpClient
 from falcon_agent.transfer.rpcclient import RpcClient
@@ -88,13 +89,16 @@ class Failover:
                 if error.body_at_fault:
                     self._next = at
                     raise
-                errors.append(error)
+                errors.append(as_value(error))
             except Unreachable as error:
-                errors.append(error)
+                errors.append(as_value(error))
             else:
                 self._next = at
                 return reply
-        raise errors[0] if len(errors) == 1 else _summary(errors)
+        try:
+            raise errors[0] if len(errors) == 1 else _summary(errors)
+        finally:
+            del errors
 
     def close(self) -> None:
         """Let go of all connections; from another thread it also ends a push that is under way."""
