@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from falcon_agent.collectors.base import Target
@@ -29,14 +29,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def run(*command: str) -> str:
     """Run a program to its end and return what it printed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Wait until something is so; it fails only where it never becomes so."""
-    for _ in range(500):
+    """Wait until something is so, for a minute at least; it fails only where it never becomes so."""
+    for _ in range(3000):
         if holds():
             return
         time.sleep(0.02)
@@ -226,6 +226,20 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def descriptors() -> set[tuple[str, str]]:
+    """Those this process has, each with what it leads to.
+
+    What an earlier test left behind may be closed at any moment. So who left nothing open is not known by their number,
+    but by having all of them among those that were there before.
+    """
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one by which they are listed, for one
+            # Files of procfs are called deleted from some moment on that says nothing.
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")))
+    return found
+
+
 class Pair:
     """Two namespaces joined by a veth, with addresses of both families, for TCP sockets of every state."""
 
@@ -261,7 +275,7 @@ class Pair:
         """A connection from the near side to a port of the far side: both its ends."""
         listening = self.listen(self.far, port, family)
         near = self.keep(self.near.socket(family))
-        near.settimeout(10)
+        near.settimeout(60)
         near.connect(((self.V6 if family == socket.AF_INET6 else self.V4)[1], port))
         far = self.keep(listening.accept()[0])
         listening.close()

@@ -43,7 +43,7 @@ class Mounts(Box):
         """Run a program among its mounts."""
         whole = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", *command]
         done = subprocess.run(
-            whole, check=False, capture_output=True, text=True, timeout=30, pass_fds=pass_fds
+            whole, check=False, capture_output=True, text=True, timeout=120, pass_fds=pass_fds
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout

@@ -11,7 +11,7 @@ import pytest
 from falcon_agent.errors import DeniedError, GoneError, KernelFileError
 from falcon_agent.namespaces.rootfs import open_in_root, open_root, place_of
 from falcon_agent.procfs.process import Process
-from tests.namespaces.lab import become_nobody, in_child, open_descriptors
+from tests.namespaces.lab import become_nobody, descriptors, in_child
 from tests.namespaces.mounted import Mounts, mounts
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def test_links_of_proc_are_never_followed() -> None:
 
 
 def test_what_cannot_be_opened_is_an_error_and_leaves_nothing_open(root: int, tmp_path: Path) -> None:
-    before = open_descriptors()
+    before = descriptors()
     for path in ("/missing", "/etc/name/below", "", "/a\0b", "/" + "x" * 300, "/x" * 3000):
         with pytest.raises(KernelFileError):
             open_in_root(root, path, "R")
-    assert open_descriptors() == before
+    assert descriptors() <= before
 
 
 def test_nothing_there_is_woken_by_o_path(root: int, tmp_path: Path) -> None:
