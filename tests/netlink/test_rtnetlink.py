@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 from pathlib import Path
@@ -27,6 +26,7 @@ from falcon_agent.netlink.rtnetlink import (
 )
 from falcon_agent.netlink.wire import InterruptedDumpError, attribute, parse_datagram
 from falcon_agent.procfs.net_dev import parse_net_dev
+from tests.collectors.traffic import host_name
 from tests.namespaces.lab import Netns, become_nobody, eventually, in_child, netns, veth
 
 if TYPE_CHECKING:
@@ -158,21 +158,27 @@ def test_a_list_that_never_holds_still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def home() -> Iterator[Netns]:
+    """A host of the test's own: on the machine's others make interfaces too, while they are listed."""
+    with netns() as made:
+        yield made
+
+
+@pytest.fixture
 def box() -> Iterator[Netns]:
     with netns() as made:
         yield made
 
 
 @pytest.mark.real
-def test_a_veth_names_the_namespace_and_index_of_its_other_end(box: Netns) -> None:
-    name = f"fv{os.getpid()}"
-    assert namespace_id(box.pid) is None
-    veth(name, box, "eth7")
-    nsid = namespace_id(box.pid)
+def test_a_veth_names_the_namespace_and_index_of_its_other_end(home: Netns, box: Netns) -> None:
+    assert home.inside(lambda: namespace_id(box.pid)) is None
+    veth("v0", box, "eth7", home)
+    nsid = home.inside(lambda: namespace_id(box.pid))
     assert nsid is not None
-    (found,) = [link for link in links() if link.name == name]
+    (found,) = [link for link in home.inside(links) if link.name == "v0"]
     index = box.inside(lambda: socket.if_nametoindex("eth7"))
-    assert found == Link(socket.if_nametoindex(name), name, "veth", index, nsid)
+    assert found == Link(home.inside(lambda: socket.if_nametoindex("v0")), "v0", "veth", index, nsid)
 
 
 @pytest.mark.real
@@ -195,8 +201,12 @@ def test_macvlan_and_bridge_say_what_they_are(box: Netns) -> None:
 def test_counters_are_those_of_net_dev(box: Netns) -> None:
     with box.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         sender.sendto(b"x" * 100, ("127.0.0.1", 9))
-    lo = parse_net_dev(box.read("net/dev"))["lo"]
-    found = box.inside(link_stats)[1]
+    # The answer to the packet, that nobody listens there, comes when the kernel has time.
+    for _ in range(100):
+        lo = parse_net_dev(box.read("net/dev"))["lo"]
+        found = box.inside(link_stats)[1]
+        if parse_net_dev(box.read("net/dev"))["lo"] == lo:
+            break
     assert lo.rx_bytes > 100
     assert (found.rx_bytes, found.tx_bytes, found.rx_packets, found.tx_packets) == (
         lo.rx_bytes,
@@ -207,18 +217,18 @@ def test_counters_are_those_of_net_dev(box: Netns) -> None:
 
 
 @pytest.mark.real
-def test_nothing_of_this_needs_a_privilege(box: Netns) -> None:
-    name = f"fv{os.getpid()}"
-    veth(name, box, "eth0")
-    answer = in_child(
-        lambda: (
+def test_nothing_of_this_needs_a_privilege(home: Netns, box: Netns) -> None:
+    veth("v0", box, "eth0", home)
+
+    def answers() -> tuple[int | None, list[int | None], bool]:
+        return (
             namespace_id(box.pid),
-            [link.link_netnsid for link in links() if link.name == name],
-            socket.if_nametoindex(name) in link_stats(),
-        ),
-        before=become_nobody,
-    )
-    nsid = namespace_id(box.pid)
+            [link.link_netnsid for link in links() if link.name == "v0"],
+            socket.if_nametoindex("v0") in link_stats(),
+        )
+
+    answer = home.inside(lambda: in_child(answers, before=become_nobody))
+    nsid = home.inside(lambda: namespace_id(box.pid))
     assert answer == f"({nsid}, [{nsid}], True)"
 
 
@@ -233,7 +243,7 @@ def test_a_process_that_is_not_there() -> None:
 
 @pytest.mark.real
 def test_an_open_namespace_has_the_id_of_its_processes(box: Netns) -> None:
-    veth(f"fv{os.getpid()}fd", box, "eth0")
+    veth(host_name(), box, "eth0")
     with open(f"/proc/{box.pid}/ns/net", "rb") as opened, netns() as stranger:
         assert namespace_id_of(opened.fileno(), "test") == namespace_id(box.pid) is not None
         with open(f"/proc/{stranger.pid}/ns/net", "rb") as other:

@@ -21,10 +21,12 @@ from falcon_agent.netlink.wire import (
     parse_attributes,
     parse_datagram,
 )
-from tests.namespaces.lab import become_nobody, in_child
+from tests.namespaces.lab import become_nobody, in_child, netns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from falcon_agent.netlink.wire import NetlinkSocket
 
 NETLINK = Path(__file__).parents[1] / "fixtures" / "net" / "netlink"
 GETLINK = (NETLINK / "rtm_getlink").read_bytes()
@@ -149,9 +151,16 @@ def test_attributes_of_impossible_length(raw: bytes) -> None:
         parse_attributes(memoryview(raw), "test")
 
 
+@pytest.fixture
+def quiet() -> Iterator[Callable[[], NetlinkSocket]]:
+    """Sockets of a namespace where no interface comes or goes, as some do on the machine while they are listed."""
+    with netns() as made:
+        yield lambda: made.inside(lambda: open_netlink(NETLINK_ROUTE, 60))
+
+
 @pytest.mark.real
-def test_the_kernel_answers() -> None:
-    with open_netlink(NETLINK_ROUTE) as sock:
+def test_the_kernel_answers(quiet: Callable[[], NetlinkSocket]) -> None:
+    with quiet() as sock:
         assert list(ask(sock, RTM_GETLINK, ANY_LINK, "test", dump=True))
 
 
@@ -203,17 +212,17 @@ def test_no_such_protocol() -> None:
 
 
 @pytest.mark.real
-def test_what_others_send_to_our_socket_is_ignored() -> None:
+def test_what_others_send_to_our_socket_is_ignored(quiet: Callable[[], NetlinkSocket]) -> None:
     forged_end = message(3, bytes(4), sequence=1)
-    with open_netlink(NETLINK_ROUTE) as sock, open_netlink(NETLINK_ROUTE) as hostile:
+    with quiet() as sock, quiet() as hostile:
         sock.bind((0, 0))
         hostile.sendto(forged_end, sock.getsockname())
         assert list(ask(sock, RTM_GETLINK, ANY_LINK, "test", dump=True))
 
 
 @pytest.mark.real
-def test_what_others_send_counts_against_the_size() -> None:
-    with open_netlink(NETLINK_ROUTE) as sock, open_netlink(NETLINK_ROUTE) as hostile:
+def test_what_others_send_counts_against_the_size(quiet: Callable[[], NetlinkSocket]) -> None:
+    with quiet() as sock, quiet() as hostile:
         sock.bind((0, 0))
         for _ in range(3):
             hostile.sendto(bytes(20000), sock.getsockname())
@@ -227,8 +236,8 @@ def test_a_datagram_that_was_cut_is_no_answer() -> None:
 
 
 @pytest.mark.real
-def test_what_others_send_and_is_cut_is_ignored_too() -> None:
-    with open_netlink(NETLINK_ROUTE) as sock, open_netlink(NETLINK_ROUTE) as hostile:
+def test_what_others_send_and_is_cut_is_ignored_too(quiet: Callable[[], NetlinkSocket]) -> None:
+    with quiet() as sock, quiet() as hostile:
         sock.bind((0, 0))
         hostile.sendto(message(3, bytes(40000)), sock.getsockname())
         assert list(ask(sock, RTM_GETLINK, ANY_LINK, "test", dump=True))
