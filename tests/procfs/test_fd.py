@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from falcon_agent.errors import GoneError
 from falcon_agent.kernelfile import recording
 from falcon_agent.procfs.fd import count_open_files
+from tests.namespaces.lab import in_child
 
 SIZE_IS_THE_NUMBER = Path("/proc/self/fd").stat().st_size > 0
 """Since Linux 6.2."""
@@ -33,17 +35,27 @@ def test_a_process_that_is_gone() -> None:
 
 @pytest.mark.real
 def test_its_own_process() -> None:
-    process = f"/proc/{os.getpid()}"
-    before = count_open_files(process)
-    with Path(os.devnull).open("rb"), recording() as seen:
-        assert count_open_files(process) == before + 1
-    assert seen == [(f"{process}/fd", b"%d entries\n" % (before + 1))]
-    assert count_open_files(process) == before
+    def counts() -> None:
+        process = f"/proc/{os.getpid()}"
+        before = count_open_files(process)
+        with Path(os.devnull).open("rb"), recording() as seen:
+            assert count_open_files(process) == before + 1
+        assert seen == [(f"{process}/fd", b"%d entries\n" % (before + 1))]
+        assert count_open_files(process) == before
+
+    # In one of its own, where nothing of earlier tests closes meanwhile.
+    assert in_child(counts, before=gc.disable) == "None"
 
 
 @pytest.mark.real
 def test_without_privilege() -> None:
-    with subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # It opens files while it starts; once it answers that is over.
+        process.stdin.write(b"x\n")
+        process.stdin.flush()
+        process.stdout.readline()
         directory = f"/proc/{process.pid}"
         argv = [*AS_NOBODY, sys.executable, "-c", COUNT, directory]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)

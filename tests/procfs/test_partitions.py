@@ -37,8 +37,10 @@ def test_other_forms_are_refused(line: bytes) -> None:
 
 @pytest.mark.real
 def test_the_host_itself() -> None:
-    found = parse_partitions(Path("/proc/partitions").read_bytes())
+    # Before and after: a disk may come or go in between.
     stats = Path("/proc/diskstats").read_text()
+    found = parse_partitions(Path("/proc/partitions").read_bytes())
+    stats += Path("/proc/diskstats").read_text()
     named = {f"{major}:{minor}": name for major, minor, name in re.findall(r"(\d+) +(\d+) (\S+)", stats)}
     assert found
     assert found.items() <= named.items()
