@@ -17,7 +17,7 @@ from falcon_agent.discovery.cgroups import CgroupRuntime
 from falcon_agent.discovery.docker import DockerRuntime
 from falcon_agent.errors import RuntimeUnavailableError
 from tests.discovery.hosttree import HostTree
-from tests.real.engine import wait_until
+from tests.real.engine import removed, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,10 +219,6 @@ def end_all(procs: Path) -> None:
             os.kill(int(pid), signal.SIGKILL)
 
 
-def is_empty(directory: Path) -> bool:
-    return not (directory / "cgroup.procs").read_text()
-
-
 @pytest.fixture
 def own_cgroups() -> Iterator[list[Path]]:
     """A fresh cgroup in every mounted hierarchy; whatever runs in it is ended."""
@@ -241,8 +237,7 @@ def own_cgroups() -> Iterator[list[Path]]:
         for directory in made:
             end_all(directory / "cgroup.procs")
         for directory in made:
-            wait_until(partial(is_empty, directory), "the cgroup is empty")
-            directory.rmdir()
+            wait_until(partial(removed, directory), f"{directory} is removed")
 
 
 @pytest.mark.real

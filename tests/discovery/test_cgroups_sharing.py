@@ -16,7 +16,7 @@ import pytest
 from falcon_agent.discovery import cgroups
 from falcon_agent.discovery.cgroups import CgroupRuntime
 from tests.discovery.hosttree import HostTree
-from tests.real.engine import wait_until
+from tests.real.engine import removed, wait_until
 
 if TYPE_CHECKING:
     from falcon_agent.discovery.runtime import Found
@@ -156,10 +156,6 @@ def test_a_container_that_is_still_being_prepared_is(tree: HostTree, monkeypatch
     assert runtime.find().containers[0].pause
 
 
-def is_empty(directory: Path) -> bool:
-    return not (directory / "cgroup.procs").read_text()
-
-
 @pytest.mark.real
 def test_two_unshared_in_one_cgroup() -> None:
     name = f"falcon-share-{secrets.token_hex(4)}"
@@ -192,5 +188,4 @@ def test_two_unshared_in_one_cgroup() -> None:
             for pid in (directory / "cgroup.procs").read_text().split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-            wait_until(partial(is_empty, directory), f"{directory} is empty")
-            directory.rmdir()
+            wait_until(partial(removed, directory), f"{directory} is removed")

@@ -182,6 +182,11 @@ def test_a_container_started_again_in_a_living_pod(containerd: Containerd, runti
             containerd.exec(first, "true")
             os.kill(before[first].pid, signal.SIGKILL)
             wait_until(lambda: len(told) > 1, "the end was told")
+            # The runtime itself may know it a moment later, and would still list it.
+            wait_until(
+                lambda: containerd.container_status(first).status.state == cri.CONTAINER_EXITED,
+                "it is listed no longer",
+            )
             second = containerd.run_container(sandbox, "app", attempt=1)
             wait_until(lambda: Change(second) in told, "the start was told")
             after = find(runtime)
@@ -193,9 +198,12 @@ def test_a_container_started_again_in_a_living_pod(containerd: Containerd, runti
         assert after[sandbox] == before[sandbox]
 
 
-def test_a_look_waits_for_what_an_event_told_of(containerd: Containerd, runtime: CriRuntime) -> None:
+def test_a_look_waits_for_what_an_event_told_of(
+    containerd: Containerd, runtime: CriRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # containerd tells of a start before it lists the container as running: looked for at the moment of each event,
-    # none may be missed.
+    # none may be missed, if only there is time enough for a slow machine.
+    monkeypatch.setattr("falcon_agent.discovery.cri._SETTLE_PAUSES", (0.1,) * 600)
     seen: dict[str, bool] = {}
 
     def look(change: Change) -> None:
@@ -217,8 +225,8 @@ def test_a_look_waits_for_what_an_event_told_of(containerd: Containerd, runtime:
 
 def test_a_hanging_daemon(containerd: Containerd) -> None:
     with containerd.pod("kept") as sandbox:
+        found = find(CriRuntime(containerd.url, 30.0, "/proc"))
         runtime = CriRuntime(containerd.url, 0.5, "/proc")
-        found = find(runtime)
         assert set(found) == {sandbox}
         with watching(runtime) as told:
             wait_until(lambda: told, "the stream has begun")
@@ -256,7 +264,8 @@ def test_a_daemon_that_is_killed_and_comes_back(containerd: Containerd, runtime:
                 runtime.find()
             assert all(runtime.alive(one) for one in before.values())
             containerd.start_daemon()
-            wait_until(lambda: told == [Change(), Change()], "the stream began again")
+            wait_until(lambda: len(told) > 1, "the stream began again")
+            assert set(told) == {Change()}
             assert find(runtime) == before
             second = containerd.run_container(sandbox, "other")
             wait_until(lambda: Change(second) in told, "the start was told")
@@ -285,7 +294,8 @@ def test_stop_leaves_nothing_of_a_killed_daemon_and_its_pods() -> None:
         assert left_behind(daemon)
         daemon.kill_daemon()
     assert left_behind(daemon) == []
-    assert not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+    with contextlib.suppress(OSError):  # else it is gone
+        assert not Path(f"/proc/{pid}/cmdline").read_bytes()
     daemon.stop()
 
 

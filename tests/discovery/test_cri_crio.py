@@ -13,6 +13,7 @@ import queue
 import secrets
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from falcon_agent.discovery.cri import CriRuntime
 from falcon_agent.discovery.runtime import Change
 from falcon_agent.errors import RuntimeAbsentError, RuntimeUnavailableError
 from tests.discovery.looking import watching
-from tests.real.engine import wait_until
+from tests.real.engine import removed, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,7 +150,7 @@ def processes() -> Iterator[dict[str, int]]:
             process.kill()
             process.wait()
         for directory, _, _ in os.walk(pod, topdown=False):
-            Path(directory).rmdir()
+            wait_until(partial(removed, Path(directory)), f"{directory} is removed")
 
 
 @contextlib.contextmanager

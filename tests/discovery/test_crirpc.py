@@ -99,7 +99,8 @@ def test_a_server_that_was_started_anew(tmp_path: Path) -> None:
         for _ in range(3):
             with grpc_server(tmp_path / "s", Service(lambda request, _: request)):
                 assert rpc.call(METHOD, b"x") == b"x"
-            with pytest.raises(RuntimeUnavailableError, match="it closed the connection"):
+            # Where there is time it announces that first.
+            with pytest.raises(RuntimeUnavailableError, match=r"it close[ds] the connection"):
                 rpc.call(METHOD, b"x")
 
 
@@ -110,9 +111,9 @@ def test_the_server_gives_up_when_we_do(tmp_path: Path) -> None:
         left.append(context.time_remaining())
         return b""
 
-    with grpc_server(tmp_path / "s", Service(answer)) as url, client(url, 2.5) as rpc:
+    with grpc_server(tmp_path / "s", Service(answer)) as url, client(url, 62.5) as rpc:
         rpc.call(METHOD, b"")
-    assert 0 < left[0] <= 2.5
+    assert 0 < left[0] <= 62.5
 
 
 @pytest.mark.parametrize(
@@ -150,11 +151,11 @@ def test_a_stream(tmp_path: Path) -> None:
         yield b""
         yield b"x" * 200_000
 
-    with grpc_server(tmp_path / "s", Service(answer, stream=True)) as url, client(url, 0.5) as rpc:
+    with grpc_server(tmp_path / "s", Service(answer, stream=True)) as url, client(url, 3.0) as rpc:
         messages = rpc.stream(METHOD, b"begin")
         assert {next(messages), next(messages)} == {None, b"begin"}
         # A quiet stream outlives the time limit of an answer.
-        threading.Timer(1.0, go_on.set).start()
+        threading.Timer(3.5, go_on.set).start()
         assert list(messages) == [b"", b"x" * 200_000]
 
 

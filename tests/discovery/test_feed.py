@@ -46,7 +46,9 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def feed(engine: Engine) -> Iterator[Feed]:
+def feed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Feed]:
+    # Where the machine takes longer to listen, a second look would follow the first one at some time.
+    monkeypatch.setattr(module, "_LISTEN_SECONDS", LONG)
     made = Feed(engine, LONG)
     made.start()
     made.wait(20)
@@ -179,7 +181,10 @@ def test_what_nobody_asks_for_does_not_pile_up(
     assert [name for name, _, _ in ended(feed)] == ["0", "1", "2"]
 
 
-def test_figures_are_asked_for_only_when_somebody_wants_them(feed: Feed, engine: Engine) -> None:
+def test_figures_are_asked_for_only_when_somebody_wants_them(
+    feed: Feed, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CENSUS_SECONDS", LONG)
     look(feed, engine)
     assert engine.asked == 0
     assert feed.census() is None
@@ -193,7 +198,7 @@ def test_figures_that_were_too_new_to_be_asked_for_again_are_soon(
 ) -> None:
     monkeypatch.setattr(module, "_CENSUS_SECONDS", 0.5)
     feed.census()
-    wait_until(lambda: engine.asked == 1, "it is asked")
+    wait_until(lambda: engine.asked, "it is asked")
     feed.refresh()
     wait_until(lambda: engine.asked > 1, "it is asked again though nothing happens any more")
 
@@ -277,5 +282,5 @@ def test_the_end_does_not_wait_for_being_heard(monkeypatch: pytest.MonkeyPatch) 
     feed = Feed(silent, LONG)
     feed.start()
     feed.stop()
-    assert [thread.name for thread in threading.enumerate() if thread.name == "look-told"] == []
+    wait_until(lambda: "look-told" not in {thread.name for thread in threading.enumerate()}, "its end")
     assert silent.looks == 0

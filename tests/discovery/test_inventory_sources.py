@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from falcon_agent.container import Pod
+from falcon_agent.discovery import feed
 from falcon_agent.discovery import inventory as inventory_module
 from falcon_agent.discovery.filters import Filter
 from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.discovery.sources import CRI_SOCKETS, Places, Source, make_sources
 from falcon_agent.errors import RuntimeAbsentError, RuntimeDeniedError, RuntimeUnavailableError
 from falcon_agent.selfstat import SelfStat
-from tests.discovery.told import Told, container, names, reasons, started
+from tests.discovery.told import LONG, Told, container, names, reasons, started
 from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ def other_pid() -> Iterator[int]:
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
         yield sleeper.pid
         sleeper.kill()
+
+
+@pytest.fixture(autouse=True)
+def _heard_before_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine takes longer to listen, a second look would follow the first one at some time."""
+    monkeypatch.setattr(feed, "_LISTEN_SECONDS", LONG)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from falcon_agent.discovery.runtime import Change, Found
 from falcon_agent.discovery.sources import Source
 from falcon_agent.procfs.process import parse_starttime
 from falcon_agent.selfstat import SelfStat
+from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,7 +96,10 @@ def started(
     finally:
         inventory.stop()
         own = ("look-", "watch-", "probe-")
-        assert [thread.name for thread in threading.enumerate() if thread.name.startswith(own)] == []
+        wait_until(
+            lambda: not [thread for thread in threading.enumerate() if thread.name.startswith(own)],
+            "its threads have ended",
+        )
 
 
 def names(inventory: Inventory) -> list[str]:
