@@ -35,8 +35,8 @@ def run(*command: str) -> str:
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Wait until something is so, for a minute at least; it fails only where it never becomes so."""
-    for _ in range(3000):
+    """Wait until something is so, for half a minute at least; it fails only where it never becomes so."""
+    for _ in range(1500):
         if holds():
             return
         time.sleep(0.02)
