@@ -48,6 +48,9 @@ _WINDOW = 1024 * 1024
 _CHUNK = 65536
 _SETTINGS = b"\4"
 """The kind of frame that a server begins with."""
+_AFTER_GOAWAY = "in state ConnectionState.CLOSED"
+"""What h2 says of a frame that follows GOAWAY, be it the PING by which a server that stops asks whether that was heard.
+It forgets the GOAWAY over it, if both come at once."""
 _PREFIX = 5
 """Bytes before each message: whether it is compressed, and its length."""
 
@@ -309,7 +312,12 @@ class _Connection:
             # h2 would wait for the end of a frame of millions of bytes.
             raise ProtocolError(f"its first words are {content[:20]!r}")
         self._greeted = True
-        events = self._http.receive_data(content)
+        try:
+            events = self._http.receive_data(content)
+        except ProtocolError as error:
+            if _AFTER_GOAWAY in str(error):
+                raise ConnectionResetError from None
+            raise
         for event in events:
             if isinstance(event, DataReceived) and event.flow_controlled_length:
                 self._http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
