@@ -106,7 +106,7 @@ run("ip", "link", "set", "lo", "up")
 for number in range(3):
     run("ip", "link", "add", f"left{number}", "type", "veth", "peer", "name", f"right{number}")
 run("ip", "link", "add", "veth-by-name", "type", "bridge")
-run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
+run("iptables", "-w", "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
 server = socket.create_server(("127.0.0.1", 0))
 clients = [socket.create_connection(server.getsockname()) for _ in range(5)]
 found = samples()

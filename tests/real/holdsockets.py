@@ -41,7 +41,7 @@ def main() -> None:
     # A peer that hears nothing any more: closing leaves an orphan in FIN_WAIT1.
     orphan, deaf = connected(socket.AF_INET, "127.0.0.1", dropped)
     port = str(dropped.getsockname()[1])
-    subprocess.run(["iptables", "-A", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP"], check=True)
+    subprocess.run(["iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP"], check=True)
     orphan.close()
     kept.append((deaf, dropped))
 
@@ -50,7 +50,7 @@ def main() -> None:
     datagrams[1].bind(("::1", 0))
     print("ready", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        time.sleep(60)
+        time.sleep(3600)
     sys.exit(len(kept) and len(datagrams) and 0)
 
 
