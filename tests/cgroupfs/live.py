@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,14 +30,19 @@ HOLD = "import signal; held = bytearray(b'a' * {size}); print('ready', flush=Tru
 
 
 class LiveCgroup:
-    """A cgroup `NAME/inner` in every hierarchy: the outer plays the pod, the inner the container."""
+    """A cgroup `NAME-XXXX/inner` in every hierarchy: the outer plays the pod, the inner the container.
+
+    Attributes:
+        name: made unique, since another run of the tests may be under way or have left its own behind.
+    """
 
     def __init__(self, name: str) -> None:
+        self.name = f"{name}-{secrets.token_hex(4)}"
         # Controllers that are mounted together are links to one directory: once each, in order.
         mounted = [ROOT] if V2 else [(ROOT / controller).resolve() for controller in CONTROLLERS]
         if (ROOT / "unified").exists():
             mounted.append(ROOT / "unified")
-        self.tops = [top / name for top in dict.fromkeys(mounted)]
+        self.tops = [top / self.name for top in dict.fromkeys(mounted)]
         self.processes: list[subprocess.Popen[bytes]] = []
         self._opened: list[Cgroup] = []
 
@@ -107,7 +113,9 @@ class LiveCgroup:
         """Where the process is, or None while it is not in the inner cgroup of every hierarchy."""
         paths = parse_cgroup_paths(Path(f"/proc/{pid}/cgroup").read_bytes())
         where = {paths.path(controller) for controller in CONTROLLERS}
-        return paths if where == {f"/{self.tops[0].name}/inner"} else None
+        if V2 or (ROOT / "unified").exists():
+            where.add(paths.v2)  # the last one it joins
+        return paths if where == {f"/{self.name}/inner"} else None
 
     def open(self, pid: int) -> Cgroup:
         paths = self.paths(pid)

@@ -10,6 +10,7 @@ from falcon_agent.errors import GoneError
 from falcon_agent.kernelfile import read_to_eof, recording
 from tests.cgroupfs.live import LiveCgroup
 from tests.namespaces.lab import open_descriptors
+from tests.real.oracle import at_rest
 
 pytestmark = pytest.mark.real
 
@@ -44,9 +45,10 @@ def test_what_is_read_is_what_the_kernel_says_now(room: int) -> None:
         limits = ("memory.max", "memory.limit_in_bytes")
         for megabytes in (64, 48):
             live.limit(memory=megabytes << 20)
-            found = {files.read(name) for name in limits}
-            assert found == {None, b"%d\n" % (megabytes << 20)}
-        assert files.read(STAT) == read_to_eof(f"{files.at.path}/{STAT}")
+            limit = {files.read(name) for name in limits}
+            assert limit == {None, b"%d\n" % (megabytes << 20)}
+        told, found = at_rest(lambda: read_to_eof(f"{files.at.path}/{STAT}"), lambda: files.read(STAT))
+        assert found == told
         assert open_descriptors() - before == min(room, 2)
         assert budget.left == room - min(room, 2)
         with recording() as seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -196,13 +197,11 @@ exec unshare -C -m sh -c '
 def test_in_a_real_namespace(tmp_path: Path) -> None:
     """As an agent in a container sees it: its own cgroup is the root, and the host's tree is bind-mounted."""
     tops = list(dict.fromkeys([ROOT] if V2 else [(ROOT / name).resolve() for name in CONTROLLERS]))
+    unique = f"falcon-agent-test-{secrets.token_hex(4)}"
     # In v1 the namespace's root is not at the same depth in all of them.
-    own = {
-        top: top / ("falcon-agent-test-own/deep" if top != tops[0] else "falcon-agent-test-own")
-        for top in tops
-    }
+    own = {top: top / (f"{unique}/deep" if top != tops[0] else unique) for top in tops}
     made = [*(at / "inner" for at in own.values())]
-    sibling, below = {top: at.parent / "falcon-agent-test-beside" for top, at in own.items()}, own
+    sibling, below = {top: at.parent / f"{unique}-beside" for top, at in own.items()}, own
     bound = tmp_path / "bound"
     bound.mkdir()
     for directory in (*made, *sibling.values()):
@@ -235,13 +234,13 @@ def test_in_a_real_namespace(tmp_path: Path) -> None:
                 remove(directory)
     found = json.loads(inside.stdout)
     assert ":/inner\n" in found["own"][0]
-    assert "/../falcon-agent-test-beside" in found["sibling"][0]
+    assert f"/../{unique}-beside" in found["sibling"][0]
     for name in ("cpu", "memory"):
         top = ROOT if V2 else (ROOT / name).resolve()
         at = bound / own[top].relative_to(ROOT)
         assert found["own"][1][name] == str(at / "inner")
         assert found["below"][1][name] == str(at / "inner")
-        assert found["sibling"][1][name] == str(at.parent / "falcon-agent-test-beside")
+        assert found["sibling"][1][name] == str(at.parent / f"{unique}-beside")
 
 
 def asleep(cgroups: Iterable[Path]) -> subprocess.Popen[bytes]:

@@ -72,7 +72,7 @@ def test_no_procfs_is_a_typed_error(tmp_path: Path) -> None:
 def test_what_the_kernel_lists_in_cgroup_procs() -> None:
     with LiveCgroup("falcon-agent-test-members") as live:
         pids = sorted(live.start(BUSY).pid for _ in range(2))
-        directory = (ROOT if V2 else (ROOT / "memory").resolve()) / "falcon-agent-test-members/inner"
+        directory = (ROOT if V2 else (ROOT / "memory").resolve()) / live.name / "inner"
         found = read_members("/proc", Hierarchies.find(), ("" if V2 else "memory",))
         assert list(found[str(directory)]) == pids
         assert sorted(map(int, (directory / "cgroup.procs").read_text().split())) == pids
@@ -83,7 +83,7 @@ def test_from_a_pid_namespace_of_our_own_the_numbers_are_those_of_the_procfs() -
     """There `cgroup.procs` lists nobody: this is what the module is for."""
     with LiveCgroup("falcon-agent-test-members") as live:
         pid = live.start(BUSY).pid
-        directory = (ROOT if V2 else (ROOT / "memory").resolve()) / "falcon-agent-test-members/inner"
+        directory = (ROOT if V2 else (ROOT / "memory").resolve()) / live.name / "inner"
         program = (
             "from falcon_agent.cgroupfs import Hierarchies\n"
             "from falcon_agent.cgroupfs.members import read_members\n"

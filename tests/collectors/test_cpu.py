@@ -279,6 +279,11 @@ def test_it_is_a_collector_of_containers() -> None:
     ]
 
 
+def throttled(of: Target) -> int:
+    stat = of.cgroup.cpu()
+    return (stat and stat.nr_throttled) or 0
+
+
 @pytest.mark.real
 def test_a_real_process_against_the_schedulers_own_account() -> None:
     ticks: list[float] = []
@@ -299,10 +304,9 @@ def test_a_real_process_against_the_schedulers_own_account() -> None:
         # Stopped, both accounts stand still and can be compared.
         ran = -halt(pid)
         cycle(collector, of)
+        before = throttled(of)
         resume(pid)
-        wait_until(
-            lambda: (stat := of.cgroup.cpu()) is not None and (stat.nr_throttled or 0) > 8, "throttling"
-        )
+        wait_until(lambda: throttled(of) > before + 8, "throttling")
         ran += halt(pid)
         samples = cycle(collector, of)
         of.process.close()

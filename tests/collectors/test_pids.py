@@ -99,15 +99,16 @@ def test_it_is_a_collector_of_containers() -> None:
 @pytest.mark.real
 def test_a_real_container_at_its_limit(docker_engine: Engine) -> None:
     collector = PidsCollector()
-    fill = "for i in 1 2 3 4 5 6; do sleep 86400 & done; wait"
+    # Many, for what starts the container has threads of its own in it for a while.
+    fill = "for i in $(seq 62); do sleep 86400 & done; wait"
     with (
-        docker_engine.container("--pids-limit", "8", command=("sh", "-c", fill)) as container,
+        docker_engine.container("--pids-limit", "64", command=("sh", "-c", fill)) as container,
         of_host(docker_engine.pid(container)) as target,
     ):
         # docker-init, the shell, and what it has started.
-        wait_until(lambda: cycle(collector, target)["pids.current"] == 8, "its processes run")
+        wait_until(lambda: cycle(collector, target)["pids.current"] == 64, "its processes run")
         start = cycle(collector, target)
-        assert start == {"pids.current": 8, "pids.limit": 8, "pids.used.percent": 100.0, "pids.denied": 0}
+        assert start == {"pids.current": 64, "pids.limit": 64, "pids.used.percent": 100.0, "pids.denied": 0}
         at = Hierarchies.find().locate("pids", target.cgroup.paths)
         assert at is not None
         done = subprocess.run(

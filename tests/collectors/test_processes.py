@@ -154,7 +154,7 @@ def test_it_is_a_collector_of_containers() -> None:
 @pytest.mark.real
 def test_a_real_container_against_docker_top_and_proc(docker_engine: Engine) -> None:
     hold = 'for i in 3 4 5 6 7 8 9; do eval "exec $i</dev/null"; done; sleep 86400 & sleep 86401 & wait'
-    collector = ProcessesCollector()
+    collector = ProcessesCollector(clock=Clock())  # so its budget of time is never used up
     with (
         docker_engine.container("--ulimit", "nofile=40:40", command=("sh", "-c", hold)) as container,
         of_host(docker_engine.pid(container)) as target,

@@ -97,12 +97,22 @@ def both_ends_agree(collector: NetworkCollector, box: Box, of: Target, *names: s
 
 
 def counts_exactly(collector: NetworkCollector, box: Box, of: Target, name: str) -> None:
-    """Ten datagrams that the container broadcasts are ten packets of 1042 bytes out; needs a silent IPv6."""
-    (before,) = collect(collector, of)
-    send(box, 10, broadcast_address(box, name))
-    (after,) = collect(collector, of)
-    assert after[name,]["out.packets"] - before[name,]["out.packets"] == 10
-    assert after[name,]["out.bytes"] - before[name,]["out.bytes"] == 10 * (1000 + _HEADERS)
+    """Ten datagrams that the container broadcasts are ten packets of 1042 bytes out; needs a silent IPv6.
+
+    Its kernel may still answer an ARP request meanwhile, but not every time.
+    """
+    address = broadcast_address(box, name)
+    grown: list[tuple[float, float]] = []
+
+    def ten() -> bool:
+        (before,) = collect(collector, of)
+        send(box, 10, address)
+        (after,) = collect(collector, of)
+        packets, size = (after[name,][what] - before[name,][what] for what in ("out.packets", "out.bytes"))
+        grown.append((packets, size))
+        return (packets, size) == (10, 10 * (1000 + _HEADERS))
+
+    assert any(ten() for _ in range(5)), grown
 
 
 def broadcast_address(box: Box, name: str) -> str:

@@ -28,7 +28,7 @@ import grpc
 from cri_api.v1 import api_pb2 as cri
 from cri_api.v1.api_pb2_grpc import RuntimeServiceStub
 
-from tests.real.engine import wait_until
+from tests.real.engine import frozen, remove_cgroups, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,6 @@ _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "ip", "nsen
 _CNI = Path("/usr/lib/cni")
 _START_SECONDS = 60.0
 _COMMAND_SECONDS = 120.0
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
 _PRIVATE = "for d in /run/netns /run/containerd /var/lib/cni; do mkdir -p $d && mount -t tmpfs none $d; done"
 """Where pods' namespaces, shims' sockets and addresses are written whatever the configuration says."""
 
@@ -198,11 +197,8 @@ class Containerd:
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
         """Inside the block containerd takes connections and never answers."""
-        os.kill(self.daemon_pid, signal.SIGSTOP)
-        try:
+        with frozen(self.daemon_pid):
             yield
-        finally:
-            os.kill(self.daemon_pid, signal.SIGCONT)
 
     def kill_daemon(self) -> None:
         """`kill -9` containerd; shims and containers live on."""
@@ -238,7 +234,7 @@ class Containerd:
             holder.wait()
             if holder.stdout is not None:
                 holder.stdout.close()
-        self._remove_cgroups()
+        remove_cgroups(self.name)
         if self.netns.exists():
             _call(["ip", "netns", "delete", self.name])
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -261,12 +257,6 @@ class Containerd:
             if words[0] and (ours or inside):
                 found.append(int(entry.name))
         return found
-
-    def _remove_cgroups(self) -> None:
-        for top in sorted(_CGROUP_ROOT.glob(f"*/{self.name}")) + sorted(_CGROUP_ROOT.glob(self.name)):
-            for directory, _, _ in os.walk(top, topdown=False):
-                with contextlib.suppress(OSError):
-                    Path(directory).rmdir()
 
     # Images
 

@@ -158,7 +158,7 @@ class Engine:
         # dockerd.
         pidfile = self.directory / "exec/containerd/containerd.pid"
         containerd = int(pidfile.read_text())
-        wait_until(lambda: _ended(containerd), "the containerd of a killed dockerd ended")
+        wait_until(lambda: has_ended(containerd), "the containerd of a killed dockerd ended")
         pidfile.unlink()
 
     def stop(self) -> None:
@@ -184,7 +184,7 @@ class Engine:
         atexit.unregister(self.stop)
 
     def _end_processes(self) -> None:
-        """End containerd, its shims, and what still runs in the containers.
+        """End containerd, its shims and their runc, and what still runs in the containers.
 
         The former name this engine's directory in their command lines, the latter are in its containers' cgroups.
         """
@@ -203,7 +203,8 @@ class Engine:
                 continue
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                ours = Path(os.fsdecode(words[0])).name.startswith(("containerd", "dockerd", "docker-proxy"))
+                program = Path(os.fsdecode(words[0])).name
+                ours = program.startswith(("containerd", "dockerd", "docker-proxy", "runc"))
                 named = any(word.startswith(os.fsencode(self.directory) + b"/") for word in words)
                 paths = (entry / "cgroup").read_text()
                 inside = any(container in paths for container in containers)
@@ -345,12 +346,21 @@ def removed(directory: Path) -> bool:
     return True
 
 
-def remove_cgroups(name: str) -> None:
-    """Remove a top-level cgroup and those below it, in every hierarchy, as far as nothing runs there."""
-    for top in sorted(_CGROUP_ROOT.glob(f"*/{name}")) + sorted(_CGROUP_ROOT.glob(name)):
-        for directory, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(directory).rmdir()
+def remove_cgroups(name: str, patience: float = 20.0) -> None:
+    """Remove a top-level cgroup and those below it, in every hierarchy, as far as nothing runs there.
+
+    A process that ends is in its cgroup still when nothing else is left to see of it: such a one is waited for.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        tops = sorted(_CGROUP_ROOT.glob(f"*/{name}")) + sorted(_CGROUP_ROOT.glob(name))
+        for top in tops:
+            for directory, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(directory).rmdir()
+        if not any(top.exists() for top in tops) or time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
 
 
 def unmount_below(directory: Path) -> None:
@@ -387,7 +397,7 @@ def _state(process: Path) -> str:
     return (process / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether a process is gone, or a zombie."""
     try:
         return _state(Path(f"/proc/{pid}")) == "Z"

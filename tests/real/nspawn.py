@@ -17,7 +17,7 @@ from tests.real.engine import EngineError, removed, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 120.0
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _HIERARCHIES = ("systemd", "unified")
 """Those that nspawn itself makes cgroups in where v1 is mounted; the others it leaves to the unit's settings."""

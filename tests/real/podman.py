@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -138,7 +139,8 @@ class Podman:
         if self._service is None or self._service.poll() is not None:
             log = (self.directory / "log").read_text(errors="replace").splitlines()
             raise EngineError("\n".join(["the private podman service ended:", *log[-20:]]))
-        return self.socket.exists()
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.socket)) == 0
 
     def kill_service(self) -> None:
         """`kill -9` the service; the containers live on."""
@@ -168,7 +170,7 @@ class Podman:
             call(["ip", "netns", "delete", self.name])
         remove_cgroups(self.name)
         # Shared by all podmans of the host: goes only when it is empty.
-        remove_cgroups("libpod_parent")
+        remove_cgroups("libpod_parent", 0)
         unmount_below(self.directory)
         shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.stop)
@@ -192,7 +194,7 @@ class Podman:
                         found.append(cmdline.parent.name)
             return found
 
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := monitors()) and time.monotonic() < deadline:
             time.sleep(0.05)
         for pid in left:
