@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from falcon_agent.cgroupfs import Hierarchies
@@ -38,6 +40,7 @@ def test_how_many_may_stay_open() -> None:
 def test_what_is_read_is_what_the_kernel_says_now(room: int) -> None:
     with LiveCgroup("falcon-agent-test-control") as live:
         pid = live.start(SLEEP).pid
+        gc.collect()  # so that nothing of earlier tests is closed meanwhile
         before = open_descriptors()
         budget = DescriptorBudget()
         budget.left = room
@@ -77,6 +80,7 @@ def test_a_cgroup_that_was_removed_is_gone_and_holds_nothing() -> None:
 def test_many_files_of_one_directory_that_is_read_twice_are_open_once() -> None:
     with LiveCgroup("falcon-agent-test-control") as live:
         pid = live.start(SLEEP).pid
+        gc.collect()
         before = open_descriptors()
         cgroup = live.open(pid)
         for _ in range(3):

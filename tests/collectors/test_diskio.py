@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import subprocess
@@ -17,6 +18,7 @@ from falcon_agent.errors import GoneError, ParseError
 from tests.cgroupfs.live import V2
 from tests.cgroupfs.trees import DOCKER, Tree
 from tests.collectors.opened import DOCKER_IO, cycle, of_host, of_tree, reasons
+from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,8 +168,19 @@ def loop_device(directory: Path) -> Iterator[str]:
             finally:
                 subprocess.run(["losetup", "--detach", device], check=True)
         finally:
-            fcntl.ioctl(control, LOOP_CTL_REMOVE, number)
+            wait_until(lambda: has_removed(control.fileno(), number), f"{name} is not open any more")
             device.unlink(missing_ok=True)
+
+
+def has_removed(control: int, number: int) -> bool:
+    """Whether a loop device is removed, now that it was tried: who looks at every new device may have it open."""
+    try:
+        fcntl.ioctl(control, LOOP_CTL_REMOVE, number)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def diskstats(name: str) -> dict[str, int]:
@@ -205,10 +218,13 @@ def test_real_direct_io_of_one_container_against_diskstats(docker_engine: Engine
             dd(docker_engine, busy, f"if={device}", "of=/dev/null", "iflag=direct", "count=40")
             dd(docker_engine, busy, "if=/dev/zero", f"of={device}", "oflag=direct", "count=24")
             found = {key: value for key, value in cycle(collector, target).items() if f"[{name}]" in key}
-            end = diskstats(name)
             assert found[f"disk.io.read_bytes[{name}]"] == 40 << 16
             assert found[f"disk.io.write_bytes[{name}]"] == 24 << 16
-            assert found == {key: end[key] - start[key] for key in end}
+            # A request is counted there a moment after who made it was told of its end.
+            wait_until(
+                lambda: found == {key: end - start[key] for key, end in diskstats(name).items()},
+                f"diskstats of {start}, {diskstats(name)} have grown by {found}",
+            )
             assert not [key for key in cycle(collector, beside) if f"[{name}]" in key]
 
 

@@ -438,7 +438,7 @@ def test_a_container_that_ended_is_gone_and_nothing_of_it_is_held(box: Mounts, d
         cycle(collector, of)
         before = open_descriptors()
         cycle(collector, of)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
         box.run("umount", disk)  # nothing holds it
         box.run("mount", "-t", "tmpfs", "x", disk)  # what the fixture unmounts
         last = Mounts()

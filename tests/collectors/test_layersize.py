@@ -111,7 +111,7 @@ def test_a_walk_goes_on_over_many_cycles_and_has_no_value_before_its_end(
         assert "files so far" in (collector.absent(LAYER_BYTES, of) or "")
     assert cycles > 5
     assert found == docker_says(docker_engine, container)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     # A size becomes too old where the next walk does not come to an end.
     clock.now += 101
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_a_walk_goes_on_over_many_cycles_and_has_no_value_before_its_end(
     clock.now += 200
     assert value(collector, of) is None
     collector.forget(of)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert collector.absent(LAYER_BYTES, of) is None
 
 
@@ -183,7 +183,7 @@ def test_a_container_that_leaves_during_its_walk_leaves_nothing(
             assert value(collector, of) is None
             collector.forget(of)
     collector.begin([])
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert not collector._layers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,7 @@ def test_in_another_pid_namespace_nothing_stays_open(box: Netns) -> None:
     def left_open() -> int:
         collector = NetworkCollector()
         with target(box) as of:
+            gc.collect()  # so that nothing of earlier tests is closed meanwhile
             before = open_descriptors()
             collect(collector, of)
             return open_descriptors() - before

@@ -329,7 +329,7 @@ def test_a_container_that_left_is_forgotten_and_closed(sleeper: subprocess.Popen
     records_of(made, [stays], NOW)
     assert collector.forgotten == [leaves.key]
     made.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.real
@@ -354,7 +354,7 @@ def test_what_was_kept_open_of_a_container_goes_with_it() -> None:
         assert records_of(made, [], NOW) == []
         assert hierarchies.budget.left == room
         made.close()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def test_a_renamed_container_gets_its_new_name_and_keeps_its_state() -> None:

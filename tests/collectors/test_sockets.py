@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import socket
 import struct
@@ -33,6 +32,7 @@ from falcon_agent.errors import GoneError
 from falcon_agent.kernelfile import recording
 from falcon_agent.netlink.wire import NETLINK_SOCK_DIAG, open_netlink
 from falcon_agent.procfs.process import Process
+from tests.collectors.traffic import host_name
 from tests.namespaces.lab import (
     Netns,
     Pair,
@@ -350,7 +350,7 @@ def test_a_socket_that_is_kept_and_that_root_inside_fills(pair: Pair) -> None:
 
 @pytest.mark.real
 def test_a_dead_container_is_not_held(box: Netns) -> None:
-    name = f"fv{os.getpid()}"
+    name = host_name()
     veth(name, box, "eth0")
     listening = box.socket()
     listening.bind(("", 8000))

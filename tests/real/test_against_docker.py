@@ -239,6 +239,7 @@ def test_odd_labels_become_tags_that_open_falcon_can_store(docker_engine: Engine
             **settings(docker_engine, CONTAINERS__TAGS=tags, TRANSFER__ADDRESSES=got.url),
         )
         assert done.returncode == 0, done.stderr
+        until(lambda: got.values("container.cpu.cores"), "the receiver to show what it was sent")
         assert {arrival["fate"] for arrival in got.arrivals} == {"ok"}
     (item,) = [one for one in got.items if one["metric"] == "container.cpu.cores"]
     found = dict(pair.split("=", 1) for pair in item["tags"].split(","))
