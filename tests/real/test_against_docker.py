@@ -67,7 +67,7 @@ def named(
 def test_cpu_and_memory_equal_docker_stats_in_the_same_window(docker_engine: Engine) -> None:
     with (
         # So little that a busy machine has it to give.
-        named(docker_engine, "burn", "--memory", "64m", "--cpus", "0.2", command=BUSY),
+        named(docker_engine, "burn", "--memory", "64m", "--cpus", "0.1", command=BUSY),
         named(docker_engine, "fill", "--memory", "64m", command=FILL),
         receiver(by=docker_engine.nsenter_argv()) as got,
         program(
@@ -83,7 +83,7 @@ def test_cpu_and_memory_equal_docker_stats_in_the_same_window(docker_engine: Eng
             if not found:
                 break
         assert not found
-        assert got.values("container.cpu.limit.cores", name="burn")[-1] == 0.2
+        assert got.values("container.cpu.limit.cores", name="burn")[-1] == 0.1
         for name in ("burn", "fill"):
             assert got.values("container.mem.memtotal", name=name)[-1] == 64 * 1024**2
 
