@@ -293,7 +293,7 @@ def test_a_real_process_against_the_schedulers_own_account() -> None:
         return ticks[-1]
 
     with LiveCgroup("falcon-agent-test-cpu-collector") as live:
-        live.limit(cores=0.4)
+        live.limit(cores=0.1)  # which a busy machine has to give
         pid = live.start(BUSY).pid
         paths = live.paths(pid)
         if paths is None:
@@ -306,14 +306,14 @@ def test_a_real_process_against_the_schedulers_own_account() -> None:
         cycle(collector, of)
         before = throttled(of)
         resume(pid)
-        wait_until(lambda: throttled(of) > before + 8, "throttling")
+        wait_until(lambda: throttled(of) > before + 40, "throttling")
         ran += halt(pid)
         samples = cycle(collector, of)
         of.process.close()
     cores = ran / 1e9 / (ticks[1] - ticks[0])
-    assert samples["limit.cores"] == 0.4
+    assert samples["limit.cores"] == 0.1
     assert samples["cores"] == pytest.approx(cores, rel=0.02)
-    assert samples["busy"] == pytest.approx(cores / 0.4 * 100, rel=0.02)
+    assert samples["busy"] == pytest.approx(cores / 0.1 * 100, rel=0.02)
     assert samples["user"] + samples["system"] == pytest.approx(samples["busy"], rel=0.1)
     assert 0 < samples["throttled.percent"] <= 100
     assert samples["throttled.time"] > 0
