@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.real.containerd import containerd_for_tests
 from tests.real.engine import Engine
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tests.real.containerd import Containerd
     from tests.real.lxc import Lxc
 
-# How long an example takes says more about the machine than about the code.
-settings.register_profile("untimed", deadline=None)
+# How long an example takes, or takes to be made, says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import socket
+import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from falcon_agent.transfer.transport import Failover, make_transport
+from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BODY = json.dumps(
     [
@@ -49,9 +52,22 @@ def client(*addresses: str, timeout: float = 10.0, first: int = 0) -> Iterator[F
 
 
 def refused_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/api/push"
+    return f"http://127.0.0.1:{free_port()}/api/push"
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what other threads bring about."""
+    waiting = threading.Event()
+    for _ in range(6000):
+        if condition():
+            return
+        waiting.wait(0.01)
+    pytest.fail("it did not come")
+
+
+def has_thread(name: str) -> bool:
+    """Whether a thread of this name runs: one that was told to end may take a moment."""
+    return name in {thread.name for thread in threading.enumerate()}
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -41,7 +41,7 @@ class Running:
             return self.pushes[number]
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=120)
 
     def post(self, body: bytes, path: str = "/api/push", **headers: str) -> tuple[int, bytes]:
         connection = self.connect()

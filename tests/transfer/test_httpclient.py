@@ -14,11 +14,15 @@ from falcon_agent.errors import TransferError
 from falcon_agent.transfer.failure import Rejected, Unreachable
 from falcon_agent.transfer.httpclient import HttpClient, retry_after
 from tests.transfer.double import Double, Fault, accept_then, answer, drip, hang, reset, say, then_close
-from tests.transfer.pushing import BODY, HEAD, OK, SHORT, client, refused_address
+from tests.transfer.pushing import BODY, HEAD, OK, SHORT, client, refused_address, until
 
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def serving_threads() -> int:
+    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
 
 
 def test_a_push_is_accepted(double: Double) -> None:
@@ -252,30 +256,28 @@ def test_retry_after_has_two_forms(value: str | None, seconds: float | None) -> 
 
 
 def test_faults_leave_no_thread_and_no_descriptor_behind(double: Double) -> None:
-    faults = [fault for _, fault, _ in FAULTS] + [hang(HEAD)]
-    with client(double.address, refused_address(), timeout=SHORT) as pushing:
+    addresses = (double.address, refused_address())
+    with client(*addresses) as pushing, client(*addresses, timeout=SHORT) as hasty:
 
         def round_of_faults() -> None:
-            for fault in faults:
+            for _, fault, _ in FAULTS:
                 double.default = fault
                 with pytest.raises(TransferError):
                     pushing.post(BODY)
+            double.default = hang(HEAD)
+            with pytest.raises(TransferError):
+                hasty.post(BODY)
             double.default = None
             double.release.set()
             pushing.post(BODY)
 
         round_of_faults()
-        idle = {thread for thread in threading.enumerate() if "process_request_thread" in thread.name}
-        for thread in idle:
-            thread.join(0.5)
+        # The double's threads end by and by, but for the one whose connection is kept.
+        until(lambda: serving_threads() <= 1)
         before = open_files(), threading.active_count()
         for _ in range(3):
             round_of_faults()
-        for thread in threading.enumerate():
-            if "process_request_thread" in thread.name:
-                thread.join(0.5)
-        assert open_files() <= before[0]
-        assert threading.active_count() <= before[1]
+        until(lambda: open_files() <= before[0] and threading.active_count() <= before[1])
 
 
 def test_the_servers_time_is_told(double: Double) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk") as made:
@@ -242,7 +245,7 @@ def test_a_database_with_any_page_overwritten(tmp_path: Path) -> None:
             assert set(got) <= set(range(1, 9))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=UNCHECKED)
 @given(changes=st.lists(st.tuples(st.integers(0, 200_000), st.binary(min_size=1, max_size=40)), min_size=1))
 def test_a_database_with_any_bytes_changed(tmp_path: Path, changes: list[tuple[int, bytes]]) -> None:
     path = tmp_path / "whole"
@@ -258,7 +261,7 @@ def test_a_database_with_any_bytes_changed(tmp_path: Path, changes: list[tuple[i
     works(tmp_path, bytes(content))
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=UNCHECKED)
 @given(garbage=st.binary(max_size=10_000))
 def test_files_of_garbage(tmp_path: Path, garbage: bytes) -> None:
     if not (tmp_path / "whole").exists():

@@ -10,8 +10,8 @@ import pytest
 from falcon_agent.transfer.failure import Rejected, Unreachable
 from falcon_agent.transfer.transport import make_transport
 from tests.transfer.double import Double, answer
-from tests.transfer.pushing import BODY, SHORT, client, refused_address
-from tests.transfer.rpcdouble import RpcDouble, hang
+from tests.transfer.pushing import BODY, client, refused_address
+from tests.transfer.rpcdouble import RpcDouble, close
 from tests.transfer.rpcdouble import answer as rpc_answer
 
 
@@ -64,13 +64,13 @@ def test_when_all_fail_each_is_named(double: Double) -> None:
 
 
 def test_http_and_json_rpc_are_equals(double: Double, rpc: RpcDouble) -> None:
-    with client(double.address, rpc.address, timeout=SHORT) as pushing:
+    with client(double.address, rpc.address) as pushing:
         assert pushing.post(BODY).address == double.address
         double.default = answer("500 Broken")
         assert pushing.post(BODY).address == rpc.address
         double.default = None
         assert pushing.post(BODY).address == rpc.address
-        rpc.default = hang
+        rpc.default = close
         assert pushing.post(BODY).address == double.address
     assert (len(double.accepted), len(rpc.accepted)) == (2, 2)
 
