@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WORKLOAD = Path(__file__).with_name("workload.py")
 _PORT = 8000
-_WAIT_SECONDS = 5.0
+_WAIT_SECONDS = 30.0
 _CONTROLLERS = ("cpu", "cpuacct", "memory", "cpuset", "pids")
 
 

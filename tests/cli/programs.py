@@ -1,4 +1,7 @@
-"""The program under test as real processes: the agent, and the receiver that it pushes to."""
+"""The program under test as real processes: the agent, and the receiver that it pushes to.
+
+A receiver shows a push after it has answered it: what was pushed may be waited for, but is not there at once.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 
 AGENT = str(Path(sys.executable).with_name("falcon-agent"))
 PATIENCE = 60.0
+
+
+def broken(fault: str, gate: Path | str = "/nonexistent") -> tuple[str, ...]:
+    """By what the agent is run with one part changed; see `brokenagent`."""
+    return (sys.executable, str(Path(__file__).with_name("brokenagent.py")), fault, str(gate))
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -51,6 +59,19 @@ def run_by(prefix: Sequence[str], *args: str, **settings: str) -> subprocess.Com
     )
 
 
+def shown_on(screen: int, terminal: int) -> str:
+    """All that was written to a pseudo-terminal, whose last user is the caller; closes it.
+
+    The kernel hands it over a moment after it was written, and in parts (pty(7)).
+    """
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end
+        while part := os.read(screen, 65536):
+            shown += part
+    return shown.decode()
+
+
 def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for something that other processes bring about."""
     end = time.monotonic() + patience
@@ -81,7 +102,9 @@ class Program:
 
     def _read(self, stream: Any, lines: list[str]) -> None:
         for line in stream:
-            lines.append(line.rstrip("\n"))  # noqa: PERF401  seen by the test while the process still writes
+            # What a process that was killed has last written may be half a line.
+            if line.endswith("\n"):
+                lines.append(line[:-1])  # noqa: PERF401  seen by the test while the process still writes
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -110,6 +133,11 @@ class Program:
 
     def said(self, text: str) -> bool:
         return any(text in line for line in self.log)
+
+    def stored(self) -> list[int]:
+        """The timestamps that a `broken` agent has in its spool, or had; a second cycle of one is refused there."""
+        said = [line.split() for line in list(self.lines)]
+        return list(dict.fromkeys(int(words[1]) for words in said if words[0] == "stored"))
 
 
 @contextlib.contextmanager

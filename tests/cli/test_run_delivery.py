@@ -8,12 +8,13 @@ import re
 import signal
 import socket
 import stat
-from itertools import pairwise
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.programs import Receiver, falcon_agent, program, receiver, settings_file, until
+from tests.cli.programs import Receiver, broken, falcon_agent, program, receiver, settings_file, until
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("containers")]
 
 BARE = {"DISCOVERY__RUNTIMES": "cgroups", "DISCOVERY__INCLUDE__NAME": "web,worker", "AGENT__STEP": "1"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def dead(port: int | None = None) -> str:
@@ -37,24 +32,22 @@ def stamps(got: Receiver) -> list[int]:
     return [item["timestamp"] for item in got.items if item["metric"] == "agent.alive"]
 
 
-def complete(found: list[int]) -> bool:
-    """Whether every second from the first to the last is there, in order."""
-    return all(later - earlier == 1 for earlier, later in pairwise(found))
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_waits_survives_the_end_of_the_agent(tmp_path: Path, number: signal.Signals) -> None:
     spool = {"SPOOL__DIRECTORY": str(tmp_path / "spool")}
-    with program("run", env=BARE | spool | {"TRANSFER__ADDRESSES": dead()}) as agent:
+    env = BARE | spool | {"TRANSFER__ADDRESSES": dead()}
+    with program("run", by=broken("none"), env=env) as agent:
         until(lambda: agent.said("cannot push"), "the first failure")
         until(lambda: waiting(tmp_path) >= 3, "a backlog")
         agent.end(number)
-    kept = waiting(tmp_path)
+    kept, stored = waiting(tmp_path), agent.stored()
+    # One may be on disk and was not told of any more.
+    assert len(stored) <= kept <= len(stored) + 1
     with receiver() as got, program("run", env=BARE | spool | {"TRANSFER__ADDRESSES": got.url}):
         until(lambda: len(stamps(got)) > kept, "the backlog and a new cycle")
         found = stamps(got)
     assert found == sorted(set(found))
-    assert complete(found[:kept])
+    assert found[: len(stored)] == stored
 
 
 def test_only_the_successor_of_an_agent_keeps_its_distance(tmp_path: Path) -> None:
@@ -63,7 +56,7 @@ def test_only_the_successor_of_an_agent_keeps_its_distance(tmp_path: Path) -> No
     with receiver() as got:
         settings = slow | {"SPOOL__DIRECTORY": str(tmp_path / "new"), "TRANSFER__ADDRESSES": got.url}
         with program("run", env=settings):
-            until(lambda: stamps(got), "the first push", 30)
+            until(lambda: stamps(got), "the first push", 30)  # half the pace
     used = slow | {"SPOOL__DIRECTORY": str(tmp_path / "spool")}
     with program("run", env=used | {"TRANSFER__ADDRESSES": dead()}) as agent:
         until(lambda: agent.said("cannot push"), "the first failure")
@@ -119,7 +112,7 @@ def test_every_target_gets_everything_at_its_own_speed(tmp_path: Path) -> None:
                 lambda: alive.values("falcon_agent.target.records", target="late")[-1:] > [0.0], "the backlog"
             )
             with receiver(port) as late:
-                until(lambda: len(stamps(late)) >= 6, "the backlog at the one that was not", 40)
+                until(lambda: len(stamps(late)) >= 6, "the backlog at the one that was not")
                 assert agent.end()[0] == 0
                 both = min(len(stamps(alive)), len(stamps(late)))
                 assert stamps(late)[:both] == stamps(alive)[:both]
@@ -129,7 +122,11 @@ def test_every_target_gets_everything_at_its_own_speed(tmp_path: Path) -> None:
 def targets_file(tmp_path: Path, targets: list[dict[str, Any]], **agent: Any) -> str:
     path = settings_file(
         tmp_path / "agent.toml",
-        {"agent": {"step": 1, **agent}, "discovery": {"runtimes": ["cgroups"]}},
+        {
+            "agent": {"step": 1, **agent},
+            "discovery": {"runtimes": ["cgroups"]},
+            "discovery.include": {"name": ["web", "worker"]},
+        },
     )
     with open(path, "a", encoding="utf-8") as file:
         for target in targets:
@@ -151,17 +148,18 @@ def test_a_reload_may_add_and_remove_targets(tmp_path: Path) -> None:
             targets_file(tmp_path, [second])
             agent.send(signal.SIGHUP)
             until(lambda: sum("reloaded" in line for line in agent.log) == 2, "the second reload")
-            at = len(stamps(one))
-            more = len(stamps(two)) + 3
-            until(lambda: len(stamps(two)) >= more, "more records at the second")
-            assert len(stamps(one)) <= at + 1
+            at = time.time()
+            until(lambda: sum(stamp > at for stamp in stamps(two)) >= 3, "more records at the second")
+            # What was measured before may be shown later.
+            assert all(stamp <= at for stamp in stamps(one))
             assert agent.end()[0] == 0
         assert not agent.said("Traceback")
 
 
 def test_check_says_what_waits_and_why(tmp_path: Path) -> None:
     env = BARE | {"SPOOL__DIRECTORY": str(tmp_path / "spool"), "TRANSFER__ADDRESSES": dead()}
-    with program("run", env=env):
+    with program("run", env=env) as agent:
+        until(lambda: agent.said("cannot push"), "the first failure")
         until(lambda: waiting(tmp_path) >= 4, "a backlog")
         done = falcon_agent("check", **env)
     assert done.returncode == 2
@@ -177,13 +175,17 @@ def test_collect_pushes_to_every_target(tmp_path: Path) -> None:
         )
         done = falcon_agent("collect", "--config", path)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == one.items == two.items
+        pushed = json.loads(done.stdout)
+        until(lambda: len(one.items) >= len(pushed) <= len(two.items), "everything at both")
+        assert pushed == one.items == two.items
         assert re.search(r"^one: \d+ records accepted", done.stderr, re.MULTILINE)
         assert re.search(r"^two: \d+ records accepted", done.stderr, re.MULTILINE)
 
 
+# The library asks again and again, over some minutes.
 SILENT_RESOLVER = """
-echo "nameserver 127.0.0.77" > "$1/resolv.conf" && mount --bind "$1/resolv.conf" /etc/resolv.conf && shift && exec "$@"
+printf 'nameserver 127.0.0.77\\noptions timeout:30 attempts:5\\n' > "$1/resolv.conf"
+mount --bind "$1/resolv.conf" /etc/resolv.conf && shift && exec "$@"
 """
 
 
@@ -195,14 +197,15 @@ def test_names_that_nobody_resolves_do_not_delay_the_end(tmp_path: Path) -> None
     }
     by = ("unshare", "--mount", "sh", "-c", SILENT_RESOLVER, "sh", str(tmp_path))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.settimeout(10)
+        silent.settimeout(60)
         silent.bind(("127.0.0.77", 53))
         with program("run", by=by, env=env) as agent:
             until(lambda: agent.said("started"), "the start")
             assert silent.recv(512), "the name server was asked"
             code, took = agent.end()
     assert code == 0
-    assert took < 2
+    # Two seconds on a machine with nothing else to do; by far not as long as the library takes.
+    assert took < 15
     assert agent.said("wait on disk for the next start")
 
 

@@ -13,7 +13,17 @@ import pytest
 from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import Batch, body_of
 from falcon_agent.transfer.spool import DiskSpool
-from tests.cli.programs import AGENT, environment, falcon_agent, program, receiver, settings_file, until
+from tests.cli.programs import (
+    AGENT,
+    PATIENCE,
+    environment,
+    falcon_agent,
+    program,
+    receiver,
+    settings_file,
+    shown_on,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,13 +152,13 @@ def test_drain_shows_bars_on_a_terminal(tmp_path: Path) -> None:
                 stderr=terminal,
                 text=True,
                 check=True,
-                timeout=30,
+                timeout=PATIENCE,
             )
-        assert "10 records accepted" in done.stdout
-        assert "%" in os.read(screen, 1 << 16).decode()
     finally:
+        shown = shown_on(screen, terminal)
         os.close(screen)
-        os.close(terminal)
+    assert "10 records accepted" in done.stdout
+    assert "%" in shown
 
 
 @pytest.mark.real
@@ -225,7 +235,7 @@ def test_drop_asks_on_a_terminal(tmp_path: Path, answer: bytes, code: int) -> No
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=PATIENCE,
         )
     finally:
         os.close(screen)
