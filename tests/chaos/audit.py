@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ def settle(
             was accepted.
         excused: points that were in a spool that was damaged on purpose.
     """
+    # An agent that was held up may give up waiting for an answer that has been sent.
+    arrivals = [
+        replace(one, told=False) if one.push and one.push not in journal.heard else one for one in arrivals
+    ]
     account = Account(cycles=len(journal.puts))
     offered = Counter(key for put in journal.puts for key in put.keys)
     promised = {key for put in journal.puts if put.promised for key in put.keys}
@@ -83,7 +87,7 @@ def settle(
         account.faults.append(f"{len(invented)} points accepted that nobody measured: {_some(invented)}")
     account.faults += _order(account, arrivals)
     account.faults += _pace(arrivals, pace)
-    account.faults += _repeats(arrivals, ends, offered)
+    account.faults += _repeats(journal, arrivals, ends, offered)
     return account
 
 
@@ -142,7 +146,9 @@ def _pace(arrivals: Sequence[Arrival], pace: float) -> Iterator[str]:
         last = arrival
 
 
-def _repeats(arrivals: Sequence[Arrival], ends: Sequence[float], offered: Counter[Key]) -> Iterator[str]:
+def _repeats(
+    journal: Journal, arrivals: Sequence[Arrival], ends: Sequence[float], offered: Counter[Key]
+) -> Iterator[str]:
     acknowledged: dict[Key, float] = {}
     searched: set[Key] = set()
     repeated = []
@@ -151,9 +157,16 @@ def _repeats(arrivals: Sequence[Arrival], ends: Sequence[float], offered: Counte
             searched.update(arrival.keys)
         for key in arrival.keys:
             before = acknowledged.get(key)
+            # One that had been given up may be accepted later than the one that came after it.
+            begun = journal.pushed.get(arrival.push, arrival.at)
             # A point that was measured twice, by two lives within one step, may be pushed twice.
             excused = key in searched or offered[key] > 1
-            if before is not None and not excused and not any(before < end < arrival.at for end in ends):
+            if (
+                before is not None
+                and before < begun
+                and not excused
+                and not any(before < end < arrival.at for end in ends)
+            ):
                 repeated.append(key)
             if arrival.told:
                 acknowledged[key] = arrival.at

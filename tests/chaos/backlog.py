@@ -36,7 +36,7 @@ def main(address: str, directory: str, series: int, cycles: int, pace: float) ->
     spool = DiskSpool(directory, [_TARGET], stat, max_bytes=2**29, max_age=86400.0)
     outbox = Outbox(spool, BATCH_SIZE, stat)
     queue = spool.queue(_TARGET)
-    sender = Sender(make_transport([address], 5.0), queue, stat, backoff=(0.1, 0.5), pace=pace)
+    sender = Sender(make_transport([address], 30.0), queue, stat, backoff=(0.1, 0.5), pace=pace)
     live = int(time.time()) // STEP * STEP
     subjects = [Subject("backlog", f"name=c{number}") for number in range(series)]
     reports: list[Report] = [(subject, (_LOAD,), (number,)) for number, subject in enumerate(subjects)]

@@ -25,7 +25,7 @@ CONTAINER = "chaos"
 TIMEOUT = 1.0
 """Seconds that one push may take."""
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
@@ -137,9 +137,13 @@ class Daemon:
         return self._log.read_text(errors="replace")
 
     def wait_for_puts(self, more: int) -> None:
-        """Wait until so many more cycles were handed over."""
-        goal = len(self.journal.puts) + more
-        until(lambda: len(self.journal.puts) >= goal, f"{more} cycles")
+        """Wait until so many more cycles were handed over, and taken."""
+
+        def promised() -> int:
+            return sum(put.promised for put in self.journal.puts)
+
+        goal = promised() + more
+        until(lambda: promised() >= goal, f"{more} cycles")
 
     def wait_for_first_cycle(self) -> None:
         """Wait until this life has handed over a cycle."""

@@ -89,18 +89,19 @@ class Transfer:
             fault = self._rng.choice(("", "reset", "500", "lost reply"))
         misbehave = _FAULTS.get(fault)
         if misbehave is None:
-            call.answer(200, _taken(self._accept(body, fault)))
+            call.answer(200, _taken(self._accept(call, body, fault)))
         else:
             misbehave(self, call, body)
 
-    def _accept(self, body: bytes, fault: str, *, told: bool = True) -> tuple[int, int]:
+    def _accept(self, call: _Call, body: bytes, fault: str, *, told: bool = True) -> tuple[int, int]:
         """Write a POST into the ledger; returns how many records it has and how many of them are invalid."""
         items = json.loads(body)
         bad = [item for item in items if fault == "invalid" and item["metric"] == POISON]
         keys = tuple(key_of(item) for item in items if item not in bad)
         refused = tuple(key_of(item) for item in bad)
         if items:
-            self.ledger.accept(Arrival(time.monotonic(), time.time(), keys, told, fault, refused))
+            push = call.headers.get("X-Push", "")
+            self.ledger.accept(Arrival(time.monotonic(), time.time(), keys, told, fault, refused, push))
         return len(items), len(bad)
 
     def hang(self, call: _Call, body: bytes) -> None:
@@ -110,15 +111,15 @@ class Transfer:
     def late(self, call: _Call, body: bytes) -> None:
         """Accept when the agent has long given up waiting."""
         self._healed.wait(SLOW_SECONDS * 4)
-        self._accept(body, "late", told=False)
+        self._accept(call, body, "late", told=False)
         call.reset()
 
     def slow(self, call: _Call, body: bytes) -> None:
         self._healed.wait(SLOW_SECONDS)
-        call.answer(200, _taken(self._accept(body, "slow", told=not call.is_gone())))
+        call.answer(200, _taken(self._accept(call, body, "slow", told=not call.is_gone())))
 
     def lose_reply(self, call: _Call, body: bytes) -> None:
-        self._accept(body, "lost reply", told=False)
+        self._accept(call, body, "lost reply", told=False)
         call.reset()
 
     def poison(self, call: _Call, body: bytes) -> None:
@@ -126,13 +127,13 @@ class Transfer:
         if any(item["metric"] == POISON for item in json.loads(body)):
             call.answer(400, b"decode error\n")
         else:
-            call.answer(200, _taken(self._accept(body, "poison")))
+            call.answer(200, _taken(self._accept(call, body, "poison")))
 
     def too_large(self, call: _Call, body: bytes) -> None:
         if len(json.loads(body)) > MOST_ITEMS:
             call.answer(413, b"too large\n")
         else:
-            call.answer(200, _taken(self._accept(body, "413")))
+            call.answer(200, _taken(self._accept(call, body, "413")))
 
 
 def _taken(counts: tuple[int, int]) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 Key: TypeAlias = tuple[str, int]
@@ -31,6 +31,7 @@ class Arrival:
         told: whether the agent was answered that they were accepted.
         fault: how the transfer behaved at that moment.
         refused: the points of the POST that it called invalid.
+        push: what the agent's journal calls it; empty if it does not keep one.
     """
 
     at: float
@@ -39,6 +40,7 @@ class Arrival:
     told: bool = True
     fault: str = ""
     refused: tuple[Key, ...] = ()
+    push: str = ""
 
 
 class Ledger:
@@ -99,10 +101,19 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What the tapped agents of one run wrote down, over all their lives."""
+    """What the tapped agents of one run wrote down, over all their lives.
+
+    Attributes:
+        puts: what was handed over.
+        losses: what was given up or refused.
+        pushed: when each POST was begun, in seconds of the monotonic clock.
+        heard: those whose answer was heard.
+    """
 
     puts: Sequence[Put]
     losses: Sequence[Loss]
+    pushed: Mapping[str, float] = field(default_factory=dict)
+    heard: Collection[str] = frozenset()
 
     @property
     def lost(self) -> int:
@@ -114,6 +125,8 @@ def read_journal(path: Path) -> Journal:
     """Parse a journal; the last line may be cut short, for its writer may have been killed."""
     puts: dict[tuple[int, int], Put] = {}
     losses: list[Loss] = []
+    pushed: dict[str, float] = {}
+    heard: set[str] = set()
     text = path.read_text() if path.exists() else ""
     for line in text.splitlines():
         try:
@@ -129,4 +142,8 @@ def read_journal(path: Path) -> Journal:
                 puts[life, entry["number"]].promised = True
             case "lost":
                 losses.append(Loss(life, entry["name"], entry["reason"], entry["records"]))
-    return Journal(tuple(puts.values()), tuple(losses))
+            case "pushed":
+                pushed[entry["push"]] = entry["at"]
+            case "heard":
+                heard.add(entry["push"])
+    return Journal(tuple(puts.values()), tuple(losses), pushed, heard)

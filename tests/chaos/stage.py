@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.ledger import Key, Ledger
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds for the agent to catch up: the waits of its back-off are part of it."""
 
 
@@ -190,7 +190,7 @@ def _small_disk(path: Path) -> Iterator[None]:
 
 def _finish(stage: Stage) -> None:
     """End the agent in peace; what was measured in the last moment may need another life to be delivered."""
-    for _ in range(3):
+    for _ in range(20):
         code = stage.daemon.end(signal.SIGTERM)
         stage.expect(code == 0, f"the agent ended with exit code {code}")
         if stage.behind(stage.promised()) <= 0:

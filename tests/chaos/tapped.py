@@ -1,8 +1,8 @@
 """`falcon-agent` with a tap: the real program, which also writes down what it promises and what it gives up.
 
-What a killed process had counted dies with it. So every record handed over for delivery, and every one counted as
-lost, is appended to the file named in CHAOS_JOURNAL at that very moment; `write` hands it to the kernel, which
-outlives the process.
+What a killed process had counted dies with it. So every record handed over for delivery, every one counted as lost,
+and every push, when it begins and when its answer is heard, is appended to the file named in CHAOS_JOURNAL at that very
+moment; `write` hands it to the kernel, which outlives the process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from falcon_agent.cli import main
 from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import items_of
+from falcon_agent.transfer.httpclient import HttpClient
 from falcon_agent.transfer.outbox import Outbox
 from falcon_agent.transfer.points import body_of_points
 from tests.chaos.ledger import key_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from falcon_agent.transfer.points import Points
+    from falcon_agent.transfer.reply import Reply
 
 _COUNTED = {("records.lost", None), ("records.invalid", "transfer")}
 
@@ -68,6 +70,17 @@ def _install(journal: _Journal) -> None:
             journal.write("lost", name=name, reason=reason, records=n)
         count(self, name, reason, n)
 
+    exchange, pushes = HttpClient._exchange, itertools.count()
+
+    def tapped_exchange(self: HttpClient, content: bytes) -> Reply:
+        push = f"{os.getpid()}-{next(pushes)}"
+        self._headers["X-Push"] = push
+        journal.write("pushed", push=push)
+        reply = exchange(self, content)
+        journal.write("heard", push=push)
+        return reply
+
+    HttpClient._exchange = tapped_exchange  # type: ignore[method-assign]
     Outbox.__init__ = tapped_make  # type: ignore[method-assign]
     SelfStat.count = tapped_count  # type: ignore[method-assign]
 

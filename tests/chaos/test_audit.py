@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.chaos.audit import settle
@@ -107,6 +108,19 @@ def test_points_pushed_again_after_they_were_acknowledged() -> None:
     assert "pushed again" in faults(journal, arrived(0, 1, told=False), *again)
 
 
+def test_an_answer_that_the_agent_did_not_wait_for() -> None:
+    unheard = replace(arrived(0, 1), push="1-1")
+    again = replace(arrived(1, 1), push="1-2")
+    pushed = {"1-1": -0.1, "1-2": 0.9}
+    assert not faults(Journal(puts(1), (), pushed, {"1-2"}), unheard, again)
+    assert "pushed again" in faults(Journal(puts(1), (), pushed, {"1-1", "1-2"}), unheard, again)
+    # It was given up, and accepted only after the one that came instead.
+    late = replace(arrived(2, 1, told=False), push="1-1")
+    assert not faults(Journal(puts(1), (), pushed, {"1-2"}), again, late)
+    pushed["1-1"] = 1.5
+    assert "pushed again" in faults(Journal(puts(1), (), pushed, {"1-2"}), again, late)
+
+
 def test_a_journal_whose_writer_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     assert not read_journal(path).puts
@@ -114,11 +128,14 @@ def test_a_journal_whose_writer_was_killed(tmp_path: Path) -> None:
         '{"what": "offered", "life": 1, "at": 5.0, "number": 0, "keys": [["a", 1]]}\n'
         '{"what": "promised", "life": 1, "at": 5.1, "number": 0}\n'
         '{"what": "lost", "life": 1, "at": 5.2, "name": "records.lost", "reason": "age", "records": 3}\n'
+        '{"what": "pushed", "life": 1, "at": 5.3, "push": "1-1"}\n'
+        '{"what": "heard", "life": 1, "at": 5.4, "push": "1-1"}\n'
         '{"what": "offered", "life": 1, "at": 6.0, "number": 1, "ke'
     )
     journal = read_journal(path)
     assert journal.puts == (Put(1, 5.0, (("a", 1),), promised=True),)
     assert journal.lost == 3
+    assert (journal.pushed, journal.heard) == ({"1-1": 5.3}, {"1-1"})
 
 
 def test_a_record_that_was_refused_and_then_taken_while_the_bad_ones_were_searched() -> None:

@@ -34,7 +34,7 @@ def test_graph_keeps_everything_after_an_outage(tmp_path: Path) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         transfer.fault = ""
-        said, _ = child.communicate(timeout=60)
+        said, _ = child.communicate(timeout=240)
     finally:
         child.kill()
         child.communicate()
