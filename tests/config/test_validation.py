@@ -37,7 +37,8 @@ def nothing_left_behind() -> Iterator[None]:
     before = os.listdir("/proc/self/fd")
     _BEGUN.clear()
     yield
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    # Earlier tests' servers may be about to close some.
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
     for validation in _BEGUN:
         with pytest.raises(ChildProcessError):
             os.waitpid(validation._process, os.WNOHANG)
@@ -90,9 +91,20 @@ def test_a_name_of_any_kind_is_only_a_name(tmp_path: Path, name: str) -> None:
     assert str(there.value) == str(here.value)
 
 
+@pytest.fixture
+def standstill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process finds a validator that never comes to an end, however late it is looked at."""
+    room = tmp_path / "falcon_agent/config"
+    room.mkdir(parents=True)
+    for package in (room, room.parent):
+        (package / "__init__.py").touch()
+    (room / "validator.py").write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+
+@pytest.mark.usefixtures("standstill")
 def test_a_process_that_takes_too_long_is_ended() -> None:
     validation = begun(EXAMPLE, seconds=0.1)
-    os.kill(validation._process, signal.SIGSTOP)
     caught: list[FalconAgentError] = []
 
     def wait() -> None:
@@ -105,13 +117,14 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
     waiting.start()
     waiting.join(SECONDS)
     if waiting.is_alive():
-        os.kill(validation._process, signal.SIGCONT)
+        os.kill(validation._process, signal.SIGKILL)
         waiting.join()
         pytest.fail("it waited for a process that stands still")
     assert re.match("cannot validate the configuration: .* takes too long", str(caught[0]))
     assert not isinstance(caught[0], ConfigError)
 
 
+@pytest.mark.usefixtures("standstill")
 def test_a_killed_process_is_no_fault_of_the_configuration() -> None:
     validation = begun(EXAMPLE)
     os.kill(validation._process, signal.SIGKILL)
