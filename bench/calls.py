@@ -20,7 +20,7 @@ _BEGIN = "/bench/cycle/begin"
 _END = "/bench/cycle/end"
 _CALL = re.compile(r"^\d+ +(?P<name>\w+)\((?:\d+<(?P<path>[^>]*)>)?")
 _READS = frozenset({"read", "pread64", "readv", "preadv", "preadv2"})
-_ATTACH_SECONDS = 10.0
+_ATTACH_SECONDS = 60.0
 _NOT_COUNTED = frozenset(
     {"futex", "mmap", "munmap", "mremap", "brk", "madvise", "sched_yield", "restart_syscall", "rt_sigreturn"}
 )
