@@ -107,15 +107,18 @@ def start(host: Stage, command: str) -> subprocess.Popen[str]:
     """Start what stays, and wait until it has said something: it listens, or has begun its work."""
     process = host.start(command)
     assert process.stderr is not None
-    line = process.stderr.readline()
-    assert re.search("listening on|started", line), line + process.stderr.read()
+    said = ""
+    while not re.search("listening on|started", said):
+        line = process.stderr.readline()
+        assert line, said
+        said += line
     return process
 
 
 def end(process: subprocess.Popen[str]) -> int:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     return process.returncode
 
 

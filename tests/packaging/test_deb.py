@@ -7,6 +7,7 @@ import pytest
 
 from tests.packaging.booted import Booted, booted
 from tests.packaging.tree import REPOSITORY
+from tests.real.engine import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +83,8 @@ def test_installed_upgraded_removed_and_purged(machine: Booted, deb: Path, newer
     assert "A new key" in machine.run("cat", f"{_CONFIG}.dpkg-dist")
     assert machine.show("ActiveState") == "active"
     assert machine.show("InvocationID") != first
+    # The journal hears of it a moment later.
+    wait_until(lambda: machine.journal().count("Started falcon-agent.service") >= 2, "two starts are told")
     assert machine.journal().count("Started falcon-agent.service") == 2
 
     machine.run("dpkg", "--remove", "falcon-agent")
