@@ -12,7 +12,7 @@ from falcon_agent.transfer.httpclient import HttpClient
 from falcon_agent.transfer.queue import MemoryQueue
 from falcon_agent.transfer.sender import Sender
 from tests.transfer.double import Double, accept_then, answer, hang, reset
-from tests.transfer.pushing import SHORT, has_thread, until
+from tests.transfer.pushing import has_thread, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_faults_of_every_kind_delay_and_lose_nothing(double: Double) -> None:
 
 def test_a_transfer_that_hangs_delays_and_loses_nothing(double: Double) -> None:
     double.faults += [None, hang(b"HTTP/1.1 200")]
-    with sending(double, timeout=SHORT) as (_, queue, stat):
+    with sending(double, timeout=1.0) as (_, queue, stat):
         queue.put(make_batches(records(FIRST, 100), 40, 10**6))
         until(lambda: queue.records == 0)
     assert stat.total("records.sent") == 100

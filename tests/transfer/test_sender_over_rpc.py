@@ -13,7 +13,7 @@ from falcon_agent.transfer.transport import make_transport
 from tests.transfer import rpcdouble
 from tests.transfer.bed import records
 from tests.transfer.double import Double, reset
-from tests.transfer.pushing import SHORT, until
+from tests.transfer.pushing import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def test_faults_of_every_kind_delay_and_lose_nothing(rpc: RpcDouble) -> None:
 
 def test_a_transfer_that_hangs_delays_and_loses_nothing(rpc: RpcDouble) -> None:
     rpc.faults += [None, rpcdouble.hang]
-    with sending(rpc.address, timeout=SHORT) as (queue, stat):
+    with sending(rpc.address, timeout=1.0) as (queue, stat):
         queue.put(make_batches(records(FIRST, 100), 40, 10**6))
         until(lambda: queue.records == 0)
     assert stat.total("records.sent") == 100
