@@ -247,6 +247,8 @@ class Receiver(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind without asking the resolver for our own name, which can take long."""
+        # Connections of the one that was here before may be in TIME-WAIT for a minute.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         socket.socket.bind(self.socket, self.server_address)
         host, port = self.socket.getsockname()[:2]
         self.server_address = (host, port)

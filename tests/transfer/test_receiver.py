@@ -217,6 +217,13 @@ def test_a_port_in_use_is_said(running: Running) -> None:
         Receiver(("127.0.0.1", running.server.server_port), lambda _: None)
 
 
+def test_it_can_be_started_again_at_once_on_its_port() -> None:
+    with serving() as running:
+        # It closes first, so its side of the connection stays in TIME-WAIT.
+        assert running.raw(b"POST /api/push HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
+    Receiver(("127.0.0.1", running.server.server_port), lambda _: None).server_close()
+
+
 def test_ipv6() -> None:
     server = Receiver(("::1", 0), lambda _: None)
     assert server.server_port > 0
