@@ -142,8 +142,8 @@ class CpuCollector:
         if target is None:
             return ()
         cgroup = target.cgroup
-        at = self._clock()
         quota = cgroup.cpu_quota()
+        at = self._clock()
         stat = cgroup.cpu(throttling=quota.own is not None)
         limit = _least(quota.smallest, cgroup.cpuset(), self._host_cpus)
         key = target.key
