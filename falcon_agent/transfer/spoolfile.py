@@ -225,6 +225,10 @@ class SpoolFile:
         if not 0 <= version <= VERSION or (version and application != _APPLICATION):
             raise DamageError(f"cannot use {self.path}: its header is not that of a spool")
         if not writable:
+            if not version:
+                raise SpoolError(
+                    f"cannot read {self.path}: no agent has finished making it; try again, or start one"
+                )
             if version < VERSION:
                 raise SpoolError(f"cannot read {self.path}: an older version wrote it; start the agent once")
             return

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -16,6 +17,7 @@ from falcon_agent.selfstat import SelfStat
 from falcon_agent.transfer.batches import Batch
 from falcon_agent.transfer.points import Points, body_of_points
 from falcon_agent.transfer.spool import SpoolError
+from falcon_agent.transfer.spoolfile import SpoolFile
 from tests.transfer.spooling import NOW, batch, spool, spool_of, take
 
 if TYPE_CHECKING:
@@ -237,6 +239,19 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     database.close()
     with spool(tmp_path) as made:
         assert take(made.queue("default")) == [1]
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [(0, "no agent has finished making it; try again, or start one"), (1, "an older version wrote it")],
+)
+def test_what_cannot_be_looked_at_yet(tmp_path: Path, version: int, words: str) -> None:
+    with spool(tmp_path):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / "spool.db")) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(SpoolError, match=words):
+        SpoolFile(str(tmp_path), writable=False)
 
 
 def test_a_spool_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
