@@ -26,6 +26,9 @@ GONE_SECONDS = 300.0
 _GONE_MAX = 100
 _BURST_SECONDS = 0.1
 """Containers tend to start together: so long the next look waits for the rest of them."""
+_REST_TIMES, _LONGEST_REST_SECONDS = 50, 5.0
+"""How long a look is rested after before events bring another: so many times the CPU that it took, and no longer than
+that. Where containers come and go without end, looking takes a fiftieth of one CPU."""
 _LISTEN_SECONDS = 0.1
 """So long the first look waits until changes are heard: one that began before would have to be repeated."""
 _FIRST_RETRY = 1.0
@@ -196,10 +199,16 @@ class Feed:
 
     def _keep_looking(self) -> None:
         retry = _FIRST_RETRY
+        rest = 0.0  # the first look, which describes all, is no measure
         self._listening.wait(_LISTEN_SECONDS)
         while not self._stopping.is_set():
             self._wake.clear()
-            if self._look():
+            began = time.thread_time()
+            looked = self._look()
+            if self._looked.is_set():
+                rest = min(_REST_TIMES * (time.thread_time() - began), _LONGEST_REST_SECONDS)
+            rested_at = time.monotonic() + rest
+            if looked:
                 retry = _FIRST_RETRY
                 pause = min(self._resync, _CENSUS_SECONDS) if self._census_late else self._resync
             else:
@@ -207,7 +216,7 @@ class Feed:
                 retry *= 2
             self._looked.set()
             if self._wake.wait(pause):
-                self._stopping.wait(_BURST_SECONDS)
+                self._stopping.wait(max(_BURST_SECONDS, rested_at - time.monotonic()))
 
     def _look(self) -> bool:
         """Ask the runtime for everything; whether it answered."""

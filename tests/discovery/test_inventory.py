@@ -304,6 +304,25 @@ def test_a_storm_of_events_is_few_looks() -> None:
         assert told.looks <= looks + 2 + (time.monotonic() - began) / feed._BURST_SECONDS
 
 
+def test_looking_takes_little_of_a_cpu_however_often_it_is_asked_for() -> None:
+    class Laborious(Told):
+        def find(self) -> Found:
+            end = time.thread_time() + 0.02
+            while time.thread_time() < end:
+                pass
+            return super().find()
+
+    told = Laborious(container("web"))
+    with started(told) as inventory:
+        looks = told.looks
+        began = time.monotonic()
+        while time.monotonic() < began + 2.5:
+            told.tell(Change("id-web"))
+            time.sleep(0.01)
+        inventory.stop()
+        assert looks < told.looks <= looks + 2 + (time.monotonic() - began) / (feed._REST_TIMES * 0.02)
+
+
 @pytest.mark.real
 def test_an_ended_process_leaves_without_any_event() -> None:
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
