@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,14 +29,10 @@ sockets and with a listening one each: 142 and 160 now, and fewer to spare than 
 take. This is cgroup v1; v2 has a file less to read."""
 
 
-def count(engine: Engine, label: str) -> Counter[str]:
-    """The calls of a cycle over the containers with a label; of several cycles the fewest by name.
-
-    Other threads may have something to do in one of them: an event of Docker's, the next listing.
-    """
-    command = [sys.executable, "-m", "bench.count", "--engine", engine.url, "--netns", str(engine.netns)]
+def told_by(*program: str) -> Any:
+    """What a Python program of its own prints, as JSON."""
     done = subprocess.run(
-        [*command, "--label", label],
+        [sys.executable, *program],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -44,7 +40,16 @@ def count(engine: Engine, label: str) -> Counter[str]:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def count(engine: Engine, label: str) -> Counter[str]:
+    """The calls of a cycle over the containers with a label; of several cycles the fewest by name.
+
+    Other threads may have something to do in one of them: an event of Docker's, the next listing.
+    """
+    options = ("--engine", engine.url, "--netns", str(engine.netns), "--label", label)
+    answer = told_by("-m", "bench.count", *options)
     assert answer["containers"] == CONTAINERS
     cycles = [Counter(calls) for calls in answer["calls"]]
     return Counter({name: min(calls[name] for calls in cycles) for name in set().union(*cycles)})
@@ -78,16 +83,7 @@ print(json.dumps(traced(lambda: {work})))
 
 def seen_of(work: str) -> Sequence[Call]:
     """The calls of a process that does nothing else; in the tests' own there may be threads of earlier ones."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE.replace("{work}", work)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return [Call(*one) for one in json.loads(done.stdout)]
+    return [Call(*one) for one in told_by("-c", ALONE.replace("{work}", work))]
 
 
 def test_every_read_of_a_kernel_file_is_seen() -> None:
